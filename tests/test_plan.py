@@ -2,6 +2,7 @@
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
+from zhgpt.recipe import ClmRecipe, CorpusSection, SamplesSection
 
 from zhgpt import plan
 from zhgpt.errors import InputError
@@ -19,46 +20,65 @@ def test_parameters_are_those_of_the_model(changes):
     )
 
 
+def pins(tokens_per_step=128, block_size=32, **training_arguments):
+    """A recipe; without a micro-batch of its own it has 2 blocks."""
+    return ClmRecipe(
+        name="x",
+        purpose="y",
+        tokenizer="z",
+        corpus=CorpusSection(train_files=("t",), block_size=block_size),
+        model={},
+        tokens_per_step=tokens_per_step,
+        training_arguments={"per_device_train_batch_size": 2} | training_arguments,
+        samples=SamplesSection(prompts=()),
+    )
+
+
 @pytest.mark.parametrize(
     "tokens, micro_batch, processes, accumulation",
     [(1024, 8, 1, 4), (1024, 8, 2, 2), (1024, 32, 1, 1), (1024, 1, 4, 8)],
 )
 def test_accumulation_fills_the_step_exactly(tokens, micro_batch, processes, accumulation):
-    batches = plan.split_step(tokens, 32, micro_batch, processes)
-    assert batches == plan.Batches(micro_batch, accumulation)
+    asked = pins(tokens, per_device_train_batch_size=micro_batch)
+    assert plan.split_step(asked, processes) == plan.Batches(micro_batch, accumulation)
 
 
 def test_a_step_that_does_not_divide_names_the_nearest_that_do():
     with pytest.raises(InputError) as error:
-        plan.split_step(1000, 32, 8, 1)
+        plan.split_step(pins(1000, per_device_train_batch_size=8), 1)
     for part in ("tokens_per_step", "1000", "256", "768 or 1024"):
         assert part in str(error.value)
 
 
 def test_a_step_smaller_than_one_micro_batch_names_the_smallest():
     with pytest.raises(InputError, match="Write 256"):
-        plan.split_step(100, 32, 8, 1)
+        plan.split_step(pins(100, per_device_train_batch_size=8), 1)
 
 
-def make(blocks, epochs, max_steps=-1):
-    return plan.make(config(), 128, plan.Batches(2, 2), blocks, epochs, max_steps)
+def make(blocks, **training_arguments):
+    return plan.make(pins(**training_arguments), config(), plan.Batches(2, 2), blocks)
 
 
 def test_steps_are_whole_and_what_is_left_over_is_counted():
-    made = make(blocks=11, epochs=3)
+    made = make(blocks=11, num_train_epochs=3)
     assert (made.blocks_per_step, made.max_steps, made.unused_blocks) == (4, 8, 1)
     assert made.tokens == 8 * 128
     assert made.epochs == pytest.approx(32 / 11)
 
 
 def test_max_steps_goes_before_epochs():
-    made = make(blocks=11, epochs=3, max_steps=20)
+    made = make(blocks=11, num_train_epochs=3, max_steps=20)
     assert (made.max_steps, made.unused_blocks, made.tokens) == (20, 0, 20 * 128)
 
 
 def test_a_corpus_smaller_than_one_step_is_refused():
-    with pytest.raises(InputError, match="3 blocks x 1 epochs"):
-        make(blocks=3, epochs=1)
+    with pytest.raises(InputError, match="3 blocks in all epochs"):
+        make(blocks=3, num_train_epochs=1)
+
+
+def test_a_recipe_states_how_long_it_trains():
+    with pytest.raises(InputError, match="num_train_epochs: missing"):
+        make(blocks=11)
 
 
 def test_flops_per_token_of_the_124m_shape():

@@ -10,7 +10,7 @@ INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues
 
 
 class InputError(Exception):
-    """Says what is wrong, where, which value, and what to do; a command prints it and exits with 2."""
+    """Says what is wrong, where, which value, and what to do; a command prints it, exit code 2."""
 
 
 def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:

@@ -1,9 +1,11 @@
 """Arithmetic of a run: what follows from the recipe, the corpus and the machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zhgpt.errors import InputError
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,14 +28,16 @@ class Plan:
     flops: float
 
 
-def make(
-    config: Any, tokens_per_step: int, batches: "Batches", blocks: int, epochs: float, max_steps: int
-) -> Plan:
-    """`config` is a GPT2Config, `blocks` those of the training split; `max_steps` > 0 goes before
-    `epochs`, as in TrainingArguments."""
-    blocks_per_step = tokens_per_step // config.n_positions
-    made = max_steps if max_steps > 0 else steps(blocks, epochs, blocks_per_step)
-    tokens, size = made * tokens_per_step, count_parameters(config)
+def make(pins: Any, config: Any, batches: "Batches", blocks: int) -> Plan:
+    """`pins` is a ClmRecipe, `config` a GPT2Config, `blocks` those of the training split.
+
+    max_steps goes before num_train_epochs, as in TrainingArguments; a recipe states one of them.
+    """
+    asked = pins.training_arguments
+    blocks_per_step = pins.tokens_per_step // config.n_positions
+    available = int(blocks * _stated(asked, "num_train_epochs")) if "max_steps" not in asked else 0
+    made = asked.get("max_steps") or whole_steps(available, blocks_per_step)
+    tokens, size = made * pins.tokens_per_step, count_parameters(config)
     return Plan(
         n_layer=config.n_layer,
         n_embd=config.n_embd,
@@ -47,7 +51,7 @@ def make(
         max_steps=made,
         tokens=tokens,
         epochs=made * blocks_per_step / blocks,
-        unused_blocks=0 if max_steps > 0 else int(blocks * epochs) - made * blocks_per_step,
+        unused_blocks=max(0, available - made * blocks_per_step),
         tokens_per_parameter=tokens / size,
         flops=tokens * flops_per_token(size, config),
     )
@@ -85,8 +89,10 @@ class Batches:
     accumulation: int
 
 
-def split_step(tokens_per_step: int, block_size: int, micro_batch: int, processes: int) -> Batches:
-    """InputError with the nearest values unless the division is exact."""
+def split_step(pins: Any, processes: int) -> Batches:
+    """InputError with the nearest values unless tokens_per_step divides exactly."""
+    micro_batch = _stated(pins.training_arguments, "per_device_train_batch_size")
+    block_size, tokens_per_step = pins.corpus.block_size, pins.tokens_per_step
     unit = block_size * micro_batch * processes
     if tokens_per_step % unit == 0:
         return Batches(micro_batch, tokens_per_step // unit)
@@ -99,12 +105,18 @@ def split_step(tokens_per_step: int, block_size: int, micro_batch: int, processe
     )
 
 
-def steps(blocks: int, epochs: float, blocks_per_step: int) -> int:
-    """Whole optimizer steps in `epochs` passes over `blocks`; a last partial step is not made."""
-    total = int(blocks * epochs) // blocks_per_step
-    if total:
-        return total
+def whole_steps(blocks: int, blocks_per_step: int) -> int:
+    """Optimizer steps that `blocks` (of all epochs) fill; a last partial step is not made."""
+    if blocks >= blocks_per_step:
+        return blocks // blocks_per_step
     raise InputError(
-        f"the corpus is too small for one step: {blocks:,} blocks x {epochs:g} epochs, and a step"
-        f" takes {blocks_per_step:,} blocks.\nGive more text, more epochs or fewer tokens_per_step."
+        f"the corpus is too small for one step: {blocks:,} blocks in all epochs, and a step takes"
+        f" {blocks_per_step:,} blocks.\nGive more text, more epochs or fewer tokens_per_step."
     )
+
+
+def _stated(training_arguments: Mapping[str, Any], key: str) -> Any:
+    """The library's defaults, 8 blocks and 3 epochs, are for fine-tuning: a recipe says its own."""
+    if key not in training_arguments:
+        raise InputError(f"training_arguments.{key}: missing; a recipe has to state it.")
+    return training_arguments[key]

@@ -1,0 +1,58 @@
+"""Trains a tokenizer as a recipe says: python run_bpe.py recipes/bpe_32k.json
+
+or compares some on the same text: python run_bpe.py --compare DIR DIR --files FILE
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from zhgpt import bpe, command, recipe
+from zhgpt.errors import FINISHED, exit_code
+
+FLAGS = {
+    "output_dir": command.Flag(str, "folder of the tokenizer; tokenizer/<name> unless given"),
+    "overwrite": command.Flag(bool, "replace the folder if it exists"),
+}
+
+
+def run(argv: Sequence[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--compare" in argv:
+        return compare(argv)
+
+    began = time.perf_counter()
+    asked = command.read(argv, recipe.BpeRecipe, flags=FLAGS, description=__doc__)
+    pins = asked.recipe
+    folder = Path(asked.flags["output_dir"] or Path("tokenizer", asked.run_name))
+    bpe.require_free(folder, asked.flags["overwrite"])
+
+    reading = bpe.Reading(pins.corpus.train_files, pins.corpus.text_column, say)
+    tokenizer = bpe.train(iter(reading), pins.bpe)
+    entries = tokenizer.get_vocab_size()
+    if entries < pins.bpe.vocab_size:
+        say(f"the text has pairs for {entries:,} entries only, not for {pins.bpe.vocab_size:,}")
+    facts = bpe.facts(reading, tokenizer, recipe.as_dict(pins), began)
+    bpe.save(tokenizer, folder, facts, asked.flags["overwrite"])
+    say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
+    return FINISHED
+
+
+def compare(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run_bpe.py")
+    parser.add_argument("--compare", nargs="+", metavar="DIR", required=True)
+    parser.add_argument("--files", nargs="+", metavar="FILE", required=True)
+    parser.add_argument("--text_column", default="text")
+    options = parser.parse_args(argv)
+    say(bpe.compare(options.compare, options.files, options.text_column))
+    return FINISHED
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, None))

@@ -1,0 +1,149 @@
+"""Pretrains a GPT-2 as a recipe says: python run_clm.py recipes/village.json
+
+The same command again continues an interrupted run and leaves a finished one alone.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from zhgpt import (
+    bpe,
+    callbacks,
+    checkpoint,
+    command,
+    corpus,
+    machine,
+    metrics,
+    plan,
+    recipe,
+    report,
+    session,
+    tracking,
+)
+from zhgpt.errors import FINISHED, INTERRUPTED, exit_code
+from zhgpt.order import stream
+
+SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless given")}
+
+
+def run(argv: list[str] | None) -> int:
+    main_process = machine.rank() == 0
+    say = report.speaker(main_process)
+
+    # What is asked, and whether it can be done here: nothing is written before all of it holds.
+    asked = command.read(argv, recipe.ClmRecipe, constructors=SECTIONS, flags=FLAGS)
+    pins = asked.recipe
+    output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
+    history = session.claim(output_dir, session.new(asked))
+    if session.is_repeated(history, asked):
+        say(report.summary(history, output_dir))
+        return FINISHED
+
+    bpe.require_folder(pins.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
+    backend = tokenizer.backend_tokenizer
+    bpe.check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
+    config = recipe.build(
+        GPT2Config,
+        "model",
+        pins.model,
+        vocab_size=len(tokenizer),
+        n_positions=pins.corpus.block_size,
+        **{key: getattr(tokenizer, key) for key in SPECIAL_IDS},
+    )
+    machine.require_precision(pins.training_arguments)
+    machine.require_disk(output_dir, plan.checkpoint_bytes(config))
+    batches = plan.split_step(pins, machine.processes())
+
+    # Text to blocks of tokens, and what follows from their number.
+    blocks = corpus.prepare(pins.corpus, backend, tokenizer.eos_token_id, say=say)
+    steps = plan.make(pins, config, batches, len(blocks.train))
+    inputs = {"corpus": blocks.fingerprint, "tokenizer": bpe.fingerprint(backend)}
+    session.require_same(output_dir, history.get("inputs", inputs), inputs)
+    if history["status"] == "finished":
+        say(report.summary(history, output_dir))
+        return FINISHED
+
+    # The library's own objects.
+    args = recipe.build(
+        TrainingArguments,
+        "training_arguments",
+        pins.training_arguments,
+        output_dir=str(output_dir),
+        run_name=asked.run_name,
+        max_steps=steps.max_steps,
+        gradient_accumulation_steps=batches.accumulation,
+        train_sampling_strategy="sequential",  # the stream is in its order already
+        logging_nan_inf_filter=False,  # the filter writes a NaN loss as the mean of earlier ones
+        dataloader_pin_memory=machine.has_gpu(),
+        disable_tqdm=True,
+    )
+    set_seed(args.seed)
+    model = GPT2LMHeadModel(config)
+    # Unset for GPT-2, and Trainer then divides by one token per block too many.
+    model.loss_type = "ForCausalLM"
+
+    with args.main_process_first():
+        resume = checkpoint.newest(output_dir, say)
+    segment = session.Session(output_dir, history, main_process)
+    facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": asdict(steps)}
+    segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
+    say(report.banner(history, output_dir, checkpoint.step(resume)))
+    tracked = main_process and "wandb" in args.report_to
+    if tracked:
+        history["wandb_id"] = tracking.start(history, output_dir, say)
+
+    stop = callbacks.StopOnSignal(say)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=stream(blocks.train, steps.max_steps * steps.blocks_per_step, args.seed),
+        eval_dataset=blocks.validation,
+        processing_class=tokenizer,
+        compute_metrics=metrics.computer(bpe.token_bytes(backend)),
+        preprocess_logits_for_metrics=metrics.keep_scores,
+        callbacks=[
+            callbacks.Position(pins.tokens_per_step, report.train_tokens(blocks.ledger["train"])),
+            callbacks.Console(say),
+            callbacks.Samples(pins.samples, output_dir, say, tracked),
+            stop,
+        ],
+    )
+    callbacks.arrange(trainer)
+    trained = trainer.train(resume_from_checkpoint=resume and str(resume))
+    step = trainer.state.global_step
+    if stop.stopped and step < steps.max_steps:
+        segment.end("interrupted", stop.reason, step)
+        say(f"stopped at step {step}, saved; the same command continues")
+        return INTERRUPTED
+
+    evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", trained.metrics)
+    trainer.save_metrics("eval", evaluation)
+    if main_process:
+        history["metrics"] = trained.metrics | evaluation
+        report.write_model_card(history, output_dir)
+    segment.end("finished", "finished", step)
+    say(report.summary(history, output_dir))
+    trainer.end()
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, None))

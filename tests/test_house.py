@@ -1,0 +1,94 @@
+"""The shape of the repository: who imports whom, how long the scripts are, what lies at the top."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+STANDARD = set(sys.stdlib_module_names)
+LEVEL_1 = {"datasets", "tokenizers", "numpy", "pyarrow", "xxhash", "zstandard", "filelock"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
+
+# Module: what of the package it may import; everything below its own level is understood.
+LEVELS = {
+    0: {
+        "errors": set(),
+        "check": set(),
+        "recipe": {"check"},
+        "command": {"check", "recipe"},
+        "plan": set(),
+        "checkpoint": set(),
+        "session": {"recipe", "command"},
+        "report": set(),
+        "record": {"session", "report"},
+        "village": set(),
+    },
+    1: {
+        "text": set(),
+        "bpe": {"text"},
+        "corpus": {"text", "bpe"},
+        "order": set(),
+        "baseline": {"text"},
+    },
+    2: {"machine": set(), "metrics": set(), "callbacks": {"tracking"}, "tracking": set()},
+}
+LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}
+MODULES = [(level, name) for level, names in LEVELS.items() for name in names]
+TOP = set("README.md requirements.txt LICENSE recipes tokenizer run_clm.py run_bpe.py".split())
+
+
+def imported(path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "zhgpt":
+            names |= {f"zhgpt.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+def test_every_module_has_its_level():
+    present = {p.stem for p in (ROOT / "zhgpt").glob("*.py")} - {"__init__"}
+    assert present == {name for _, name in MODULES}
+    assert (ROOT / "zhgpt" / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize("level, name", MODULES)
+def test_imports_go_one_way(level, name):
+    below = {f"zhgpt.{n}" for lower in range(level) for n in LEVELS[lower]}
+    allowed = below | {f"zhgpt.{n}" for n in LEVELS[level][name]} | {"zhgpt.errors"}
+    for module in imported(ROOT / "zhgpt" / f"{name}.py"):
+        if module.startswith("zhgpt"):
+            assert module in allowed
+        else:
+            assert module.split(".")[0] in STANDARD | LIBRARIES[level]
+
+
+@pytest.mark.parametrize("script, lines", [("run_clm.py", 150), ("run_bpe.py", 80)])
+def test_scripts_are_short(script, lines):
+    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+def test_the_main_script_names_the_library_itself():
+    names = (ROOT / "run_clm.py").read_text(encoding="utf-8")
+    for name in ("TrainingArguments", "DataCollatorForLanguageModeling", "GPT2Config", "Trainer"):
+        assert f"{name}(" in names or f"{name},\n" in names
+
+
+def test_nothing_else_lies_at_the_top():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    top = {line.split("/")[0] for line in listed.splitlines()}
+    assert {name for name in top if not name.startswith(".")} <= TOP | {"tests", "docs", "zhgpt"}
+
+
+def test_recipes_are_data():
+    assert not list((ROOT / "recipes").rglob("*.py"))
+
+
+def test_requirements_are_exact_and_argued():
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        assert line.startswith("#") or ("==" in line and "  # " in line), line

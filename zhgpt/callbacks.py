@@ -1,0 +1,246 @@
+"""What happens beside the training loop: one class, one concern, public hooks of Trainer only."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, Trainer, TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import PrinterCallback
+
+from zhgpt import tracking
+from zhgpt.recipe import SamplesSection
+
+Say = Callable[[str], None]
+
+
+def arrange(trainer: Trainer) -> None:
+    """Lets reporters (W&B ...) see log lines after our callbacks completed them."""
+    trainer.remove_callback(PrinterCallback)
+    for reporter in get_reporting_integration_callbacks(trainer.args.report_to):
+        trainer.add_callback(trainer.pop_callback(reporter))
+
+
+def last_evaluation(trainer: Trainer) -> dict[str, float] | None:
+    """The metrics of an evaluation made at the present step, if there was one."""
+    for entry in reversed(trainer.state.log_history):
+        if entry["step"] != trainer.state.global_step:
+            return None
+        if "eval_loss" in entry:
+            return {key: value for key, value in entry.items() if key != "step"}
+    return None
+
+
+class Position(TrainerCallback):
+    """Adds tokens, data epochs and tokens per second to every log line.
+
+    Trainer sees the whole run as one epoch (zhgpt.order); `epoch` is put right here. The rate
+    counts the time inside steps, not evaluation, samples or saves.
+    """
+
+    def __init__(self, tokens_per_step: int, tokens_per_epoch: int):
+        self.tokens_per_step = tokens_per_step
+        self.tokens_per_epoch = tokens_per_epoch
+        self.seconds = 0.0
+        self.steps = 0
+        self.began = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds += time.perf_counter() - self.began
+        self.steps += 1
+        state.epoch = state.global_step * self.tokens_per_step / self.tokens_per_epoch
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        extra = {"tokens": state.global_step * self.tokens_per_step}
+        if "loss" in logs and self.steps:
+            extra["tokens_per_second"] = round(self.steps * self.tokens_per_step / self.seconds)
+            self.seconds, self.steps = 0.0, 0
+        logs.update(extra)
+        state.log_history[-1].update(extra)
+
+
+class Console(TrainerCallback):
+    """One readable line per log and per evaluation, the same in a terminal and in a log file."""
+
+    def __init__(self, say: Say):
+        self.say = say
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began, self.first_step = time.perf_counter(), state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "eval_loss" in logs:
+            self.say(evaluation_line(state.global_step, logs))
+        elif "loss" in logs:
+            self.say(f"{self._progress(state)}  {_training_figures(logs)}")
+
+    def _progress(self, state) -> str:
+        done = state.global_step - self.first_step
+        left = (time.perf_counter() - self.began) / done * (state.max_steps - state.global_step)
+        step, end = state.global_step, state.max_steps
+        return f"step {step:{len(str(end))}}/{end} {step / end:4.0%}  {clock(left)} left"
+
+
+def _training_figures(logs: dict[str, float]) -> str:
+    return (
+        f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  grad {logs['grad_norm']:.2f}"
+        f"  {logs['tokens'] / 1e6:.2f}M tokens  {logs['tokens_per_second']:,} tokens/s"
+    )
+
+
+def evaluation_line(step: int, metrics: dict[str, float]) -> str:
+    return (
+        f"evaluation at step {step}: {metrics['eval_bits_per_byte']:.4f} bits/byte"
+        f"  loss {metrics['eval_loss']:.4f}  perplexity {metrics['eval_perplexity']:.2f}"
+        f"  accuracy {metrics['eval_accuracy']:.1%}"
+        f"  {metrics['eval_nats_per_character']:.3f} nats/character"
+    )
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Samples(TrainerCallback):
+    """Continues the recipe's prompts at the start and at every evaluation.
+
+    Printed, appended to samples.jsonl and, if `tracked`, sent to W&B as a table. Random numbers are
+    drawn from a generator state of their own: training is the same with and without samples.
+    """
+
+    def __init__(self, section: SamplesSection, output_dir: Path, say: Say, tracked: bool):
+        self.section, self.say, self.tracked = section, say, tracked
+        self.path = output_dir / "samples.jsonl"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        forget_samples_after(self.path, state.global_step)
+        if state.global_step == 0:
+            self._take(state, **kwargs)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self._take(state, **kwargs)
+
+    def _take(self, state, model, processing_class, **kwargs):
+        rows = [
+            {
+                "step": state.global_step,
+                "tokens": state.log_history[-1]["tokens"] if state.log_history else 0,
+                "prompt": prompt,
+                "text": text,
+                "settings": {k: v for k, v in asdict(self.section).items() if k != "prompts"},
+            }
+            for prompt, text in continuations(model, processing_class, self.section)
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for row in rows:
+            self.say(f"  | {row['prompt']}|{row['text'].replace(chr(10), ' / ')}")
+        if self.tracked:
+            tracking.samples_table(rows)
+
+
+def continuations(model, tokenizer, section: SamplesSection) -> list[tuple[str, str]]:
+    """(prompt, continuation) pairs; the global random state and the model's mode are kept."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        texts = [_continue(model, tokenizer, prompt, section) for prompt in section.prompts]
+    model.train(training)
+    return list(zip(section.prompts, texts, strict=True))
+
+
+def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
+    torch.manual_seed(section.seed)
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    config = GenerationConfig(
+        # Learnt positions end at n_positions: a longer text has no meaning for this model.
+        max_new_tokens=min(section.max_new_tokens, model.config.n_positions - length),
+        do_sample=True,
+        temperature=section.temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+    output = model.generate(**inputs, generation_config=config)[0, length:]
+    # The last token may end inside a character.
+    return tokenizer.decode(output, skip_special_tokens=True).rstrip("\ufffd")
+
+
+def forget_samples_after(path: Path, step: int) -> None:
+    """Drops the samples of steps that a continued run is about to make again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # A line without its end was being written when the process was killed.
+    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step and step > 0]
+    if kept != lines:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends training after the current step, with a checkpoint, when the process is told to go.
+
+    The handler only notes the signal: a save from inside a step would store a state between steps.
+    """
+
+    SIGNALS: Sequence[signal.Signals] = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+    )
+
+    def __init__(self, say: Say):
+        self.say = say
+        self.received: signal.Signals | None = None
+        self.stopped = False
+        self.previous = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # What is ignored stays so: nohup and a shell's background jobs mean it.
+        heard = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+        self.previous = {s: signal.signal(s, self._note) for s in heard}
+
+    def _note(self, number, frame):
+        self.received = signal.Signals(number)
+        self.say(f"{self.received.name} received: saving after this step")
+
+    @property
+    def reason(self) -> str:
+        return self.received.name if self.received else "a signal to another process"
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if _any_process(self.received is not None, args.device):
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def _any_process(flag: bool, device: torch.device) -> bool:
+    """True everywhere if true anywhere: processes that stop at different steps wait for ever."""
+    if not torch.distributed.is_initialized():
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return bool(value)

@@ -1,0 +1,260 @@
+"""Whether a value is what a key asks for: types as the libraries declare them, ranges, names.
+
+Types come from the annotations of the installed classes, so that an update of a library needs no
+table here. The tables are of what the libraries do not say: keys that a run derives, keys that are
+gone, and ranges.
+"""
+
+import dataclasses
+import difflib
+import enum
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+DERIVED = {
+    "model.vocab_size": "it is the number of the tokenizer's entries",
+    "model.n_positions": "it is corpus.block_size",
+    "model.bos_token_id": "it is the tokenizer's",
+    "model.eos_token_id": "it is the tokenizer's",
+    "model.pad_token_id": "it is the tokenizer's",
+    "training_arguments.output_dir": "it is the flag --output_dir",
+    "training_arguments.run_name": "it is the recipe's name and its overrides",
+    "training_arguments.gradient_accumulation_steps": "it follows from tokens_per_step",
+    "training_arguments.auto_find_batch_size": "it would change tokens_per_step",
+    "training_arguments.train_sampling_strategy": "the order of blocks follows from the seed",
+    "training_arguments.data_seed": "the order of blocks follows from training_arguments.seed",
+    "training_arguments.dataloader_drop_last": "a run is a stream of whole steps",
+    "training_arguments.dataloader_pin_memory": "it is on where there is a GPU",
+    "training_arguments.ignore_data_skip": "a continued run would see its text twice",
+    "training_arguments.save_only_model": "such a checkpoint cannot be continued from",
+    "training_arguments.resume_from_checkpoint": "the same command continues by itself",
+    "training_arguments.enable_jit_checkpoint": "signals are heeded already",
+    "training_arguments.logging_nan_inf_filter": "it is off: on, a NaN loss is logged as a number",
+    "training_arguments.disable_tqdm": "progress is printed in lines",
+    "training_arguments.remove_unused_columns": "blocks have one column",
+    "training_arguments.label_names": "labels are the tokens themselves",
+    "training_arguments.prediction_loss_only": "bits per byte needs the scores",
+    "training_arguments.batch_eval_metrics": "figures are taken over the whole split",
+    "training_arguments.eval_do_concat_batches": "figures are taken over the whole split",
+    "training_arguments.include_for_metrics": "figures need no more than the scores",
+    "training_arguments.do_train": "the script trains",
+    "training_arguments.do_eval": "the script evaluates",
+    "training_arguments.do_predict": "there is no test split",
+    "training_arguments.local_rank": "torchrun sets it",
+    "training_arguments.hub_token": "no secret belongs in a recipe or a command line; set HF_TOKEN",
+}
+
+REMOVED = {
+    "evaluation_strategy": "it is called eval_strategy",
+    "warmup_ratio": "write the ratio as warmup_steps: a value below 1 is a share of the run",
+    "overwrite_output_dir": "a run never writes over another; choose --output_dir",
+    "logging_dir": "set TENSORBOARD_LOGGING_DIR in the environment",
+    "no_cuda": "it is called use_cpu",
+    "use_mps_device": "the device is found by itself; use_cpu forbids it",
+    "save_safetensors": "weights are always saved as safetensors",
+    "group_by_length": "blocks have one length",
+    "half_precision_backend": "write bf16 or fp16",
+    "fp16_backend": "write fp16",
+    "fp16_opt_level": "write fp16",
+    "adafactor": 'write optim: "adafactor"',
+    "per_gpu_train_batch_size": "it is called per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "it is called per_device_eval_batch_size",
+    "include_tokens_per_second": "tokens per second are always logged",
+    "include_inputs_for_metrics": "figures need no more than the scores",
+    "push_to_hub_token": "set HF_TOKEN in the environment",
+    "push_to_hub_model_id": "it is called hub_model_id",
+    "gradient_checkpointing": "it is called activation_checkpointing",
+    "gradient_checkpointing_kwargs": "it is called activation_checkpointing_kwargs",
+    "past_index": "GPT-2 has no such state",
+    "use_ipex": "the library dropped it",
+    "jit_mode_eval": "the library dropped it",
+    "torchdynamo": "write torch_compile",
+}
+
+_ATTENTION = ("eager", "sdpa", "flash_attention_2")
+# A documented argument of every model configuration, and no field of it.
+EXTRA_FIELDS = {"model": {"attn_implementation": typing.Literal[_ATTENTION]}}
+
+Rule = tuple[Callable[[Any], bool], str]
+_POSITIVE: Rule = (lambda x: x > 0, "above 0")
+_NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
+_SHARE: Rule = (lambda x: 0 <= x <= 1, "from 0 to 1")
+_BETA: Rule = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_SEED: Rule = (lambda x: 0 <= x < 2**32, "from 0 to 4294967295")
+_NOT_EPOCH: Rule = (
+    lambda x: x != "epoch",
+    '"steps" or "no": a run is one stream over all epochs; write the interval in steps, or as a'
+    " share of the run below 1",
+)
+RANGES: dict[str, Rule] = {
+    "corpus.block_size": (lambda x: x >= 2, "2 or more"),
+    "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
+    "tokens_per_step": _POSITIVE,
+    "model.n_layer": _POSITIVE,
+    "model.n_head": _POSITIVE,
+    "model.n_embd": _POSITIVE,
+    "model.n_inner": _POSITIVE,
+    "model.resid_pdrop": _SHARE,
+    "model.embd_pdrop": _SHARE,
+    "model.attn_pdrop": _SHARE,
+    "model.layer_norm_epsilon": _POSITIVE,
+    "model.initializer_range": _POSITIVE,
+    "training_arguments.learning_rate": _POSITIVE,
+    "training_arguments.num_train_epochs": _POSITIVE,
+    "training_arguments.max_steps": _POSITIVE,
+    "training_arguments.per_device_train_batch_size": _POSITIVE,
+    "training_arguments.per_device_eval_batch_size": _POSITIVE,
+    "training_arguments.weight_decay": _NOT_NEGATIVE,
+    "training_arguments.warmup_steps": _NOT_NEGATIVE,
+    "training_arguments.max_grad_norm": _NOT_NEGATIVE,
+    "training_arguments.adam_beta1": _BETA,
+    "training_arguments.adam_beta2": _BETA,
+    "training_arguments.adam_epsilon": _POSITIVE,
+    "training_arguments.label_smoothing_factor": _BETA,
+    "training_arguments.logging_steps": _POSITIVE,
+    "training_arguments.eval_steps": _POSITIVE,
+    "training_arguments.save_steps": _POSITIVE,
+    "training_arguments.save_total_limit": (lambda x: x >= 2, "2 or more: a last one may be cut"),
+    "training_arguments.dataloader_num_workers": _NOT_NEGATIVE,
+    "training_arguments.eval_strategy": _NOT_EPOCH,
+    "training_arguments.save_strategy": _NOT_EPOCH,
+    "training_arguments.logging_strategy": _NOT_EPOCH,
+    "training_arguments.seed": _SEED,
+    "samples.max_new_tokens": _POSITIVE,
+    "samples.temperature": _POSITIVE,
+    "samples.top_k": _NOT_NEGATIVE,
+    "samples.top_p": (lambda x: 0 < x <= 1, "above 0, up to 1"),
+    "samples.seed": _SEED,
+    "bpe.vocab_size": _POSITIVE,
+    "bpe.min_frequency": _POSITIVE,
+    "bpe.max_token_length": _POSITIVE,
+}
+
+
+def fields(constructor: type, section: str = "") -> dict[str, Any]:
+    """Key to annotation, of a dataclass of ours or of a library."""
+    own = {field.name: field.type for field in dataclasses.fields(constructor) if field.init}
+    return own | EXTRA_FIELDS.get(section, {})
+
+
+def accepts(annotation: Any, value: Any) -> bool:
+    """Whether a JSON value may stand where `annotation` is declared, as far as it can be judged."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return _accepts_union(arguments, value)
+    if origin is typing.Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(accepts(arguments[0], item) for item in value)
+    if annotation in (None, types.NoneType):
+        return value is None
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (str, bool, list):
+        return isinstance(value, annotation)
+    if annotation is dict or origin in (dict, Mapping):
+        return isinstance(value, dict)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return value in [choice.value for choice in annotation]
+    return not isinstance(annotation, type)
+
+
+def _accepts_union(choices: tuple[Any, ...], value: Any) -> bool:
+    """`SomeEnum | str`, the library's way to say: the names of SomeEnum."""
+    if isinstance(value, str) and any(_is_enum(choice) for choice in choices):
+        return any(accepts(choice, value) for choice in choices if choice is not str)
+    return any(accepts(choice, value) for choice in choices)
+
+
+def _is_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, enum.Enum)
+
+
+def describe(annotation: Any) -> str:
+    """`annotation` in words: "a number or null"."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        named = [c for c in arguments if not (c is str and any(map(_is_enum, arguments)))]
+        return " or ".join(dict.fromkeys(describe(choice) for choice in named))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if _is_enum(annotation):
+        return "one of " + ", ".join(str(choice.value) for choice in annotation)
+    if origin in (list, tuple):
+        return "a list, each " + describe(arguments[0])
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    words |= {dict: "an object", Mapping: "an object", list: "a list", types.NoneType: "null"}
+    return words.get(origin or annotation, "another value")
+
+
+def type_fault(annotation: Any, value: Any) -> str | None:
+    """Why `value` cannot stand there, and what to write; None if it can."""
+    if accepts(annotation, value):
+        return None
+    fault = f"expected {describe(annotation)}"
+    if isinstance(value, str):
+        number = _as_number(value)
+        if number is not None and accepts(annotation, number):
+            return f"{fault}; write {value} without quotes"
+        return fault + suggestion(value, enum_values(annotation))
+    return fault
+
+
+def _as_number(text: str) -> int | float | None:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return None
+
+
+def enum_values(annotation: Any) -> list[str]:
+    choices = typing.get_args(annotation) or (annotation,)
+    literal = [choice for choice in choices if isinstance(choice, str)]
+    return literal + [str(e.value) for choice in choices if _is_enum(choice) for e in choice]
+
+
+def range_fault(path: str, value: Any) -> str | None:
+    if path not in RANGES or value is None:
+        return None
+    holds, words = RANGES[path]
+    return None if holds(value) else f"has to be {words}"
+
+
+def key_fault(
+    section: str, key: str, known: Iterable[str], aliases: Mapping[str, str]
+) -> str | None:
+    """Why a recipe may not have this key in this section."""
+    path = f"{section}.{key}" if section else key
+    if key in REMOVED and (key not in known or key.startswith("gradient_checkpointing")):
+        return f"is gone: {REMOVED[key]}"
+    if path in DERIVED:
+        return f"is derived: {DERIVED[path]}"
+    if key in known:
+        return None
+    if key in aliases:
+        return f"is called {aliases[key]}"
+    return "is not known" + suggestion(key, known)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`; did you mean "n_layer"?` if a known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, short enough for a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

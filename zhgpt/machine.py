@@ -1,0 +1,70 @@
+"""What this machine is, and whether it can do what the recipe asks."""
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zhgpt.errors import InputError
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 without."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def processes() -> int:
+    """Training processes under torchrun, 1 without; several visible GPUs want one process each."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    gpus = torch.cuda.device_count()
+    if world == 1 and gpus > 1:
+        raise InputError(
+            f"{gpus} GPUs are visible and one process was started.\n"
+            f"Start one per GPU: torchrun --nproc_per_node {gpus} run_clm.py ...\n"
+            "or choose one: CUDA_VISIBLE_DEVICES=0 python run_clm.py ..."
+        )
+    return world
+
+
+def describe() -> dict[str, Any]:
+    """Device and cores, for the record; no host name, no user, no environment."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or f"CPU {platform.machine()}",
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "platform": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def require_precision(training_arguments: Mapping[str, Any]) -> None:
+    """Refuses bf16 where it would not be used; a run in another precision is another run."""
+    if not training_arguments.get("bf16") or training_arguments.get("use_cpu"):
+        return
+    if not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+        raise InputError(
+            "training_arguments.bf16: true, but this machine has no GPU that computes in bf16.\n"
+            "Add --bf16 false to train in 32 bits; that is another run, and its name says so."
+        )
+
+
+def require_disk(folder: Path, checkpoint_bytes: int) -> None:
+    """Refuses to start where not even one checkpoint fits; `folder` need not exist yet."""
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < checkpoint_bytes:
+        raise InputError(
+            f"{folder}: {free / 1e9:.1f} GB are free, and one checkpoint takes"
+            f" {checkpoint_bytes / 1e9:.1f} GB (12 bytes per parameter).\n"
+            "Free some space, or choose another disk with --output_dir."
+        )

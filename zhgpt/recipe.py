@@ -1,0 +1,174 @@
+"""What a recipe is: its sections, frozen; what of it changes a run's result; its constructors.
+
+Two sections go unchanged into the constructors they are named after, GPT2Config(**recipe.model) and
+TrainingArguments(**recipe.training_arguments); their keys and types are the library's.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zhgpt import check
+from zhgpt.errors import InputError
+
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSection:
+    """Which text; `validation_fraction` of the documents are set apart without validation_files."""
+
+    train_files: Texts
+    validation_files: Texts = ()
+    text_column: str = "text"
+    validation_fraction: float = 0.01
+    block_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesSection:
+    """What the model is asked to continue, and how its tokens are drawn."""
+
+    prompts: Texts
+    max_new_tokens: int = 100
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClmRecipe:
+    """A pretraining run."""
+
+    name: str
+    purpose: str
+    tokenizer: str
+    corpus: CorpusSection
+    model: Mapping
+    tokens_per_step: int
+    training_arguments: Mapping
+    samples: SamplesSection
+    why: Mapping = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BpeCorpusSection:
+    train_files: Texts
+    text_column: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BpeSection:
+    """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
+
+    vocab_size: int
+    pattern: str
+    min_frequency: int = 2
+    max_token_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BpeRecipe:
+    """A tokenizer."""
+
+    name: str
+    purpose: str
+    corpus: BpeCorpusSection
+    bpe: BpeSection
+    why: Mapping = field(default_factory=dict)
+
+
+def run_name(recipe: Any, overrides: Mapping[str, Any]) -> str:
+    """The recipe's name with the overrides that change the result, safe as a folder's name."""
+    changing = {key: value for key, value in overrides.items() if _changes_result(key)}
+    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changing.items()]
+    name = re.sub(r"[^\w.+=,-]", "_", "-".join([recipe.name, *parts]))
+    if len(name.encode()) <= 120:
+        return name
+    return name.encode()[:100].decode(errors="ignore") + "-" + _hash(changing)[:8]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+# How the machine does it, or what is shown of it: the weights come out the same (up to rounding,
+# where the micro-batch changes). Everything else in training_arguments changes them.
+MACHINE_KEYS = re.compile(
+    "per_device_(train|eval)_batch_size"  # the step stays tokens_per_step
+    "|eval_accumulation_steps|torch_empty_cache_steps|skip_memory_metrics"
+    "|(dataloader|logging|log|save|ddp|hub|push_to_hub|trackio)_?.*"
+    "|report_to|project|use_cpu|debug"
+)
+
+
+def _changes_result(path: str) -> bool:
+    section, _, key = path.rpartition(".")
+    if section == "training_arguments":
+        return not MACHINE_KEYS.fullmatch(key)
+    kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
+    # What text the paths lead to is compared by its content; samples are drawn beside training.
+    return path not in kept_apart and section not in ("samples", "why")
+
+
+def content(recipe: Any) -> dict[str, Any]:
+    """Dotted key to value of everything that changes the result."""
+    return {key: value for key, value in sorted(_flat(as_dict(recipe))) if _changes_result(key)}
+
+
+def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            yield from ((f"{name}.{key}", value) for key, value in section.items())
+        else:
+            yield name, section
+
+
+def content_hash(recipe: Any) -> str:
+    return _hash(content(recipe))[:16]
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One line per key whose values differ."""
+
+    def side(values: Mapping[str, Any], key: str) -> str:
+        return check.shown(values[key]) if key in values else "not set"
+
+    keys = sorted(set(there) | set(here))
+    return [
+        f"{key}: {side(there, key)} there, {side(here, key)} here"
+        for key in keys
+        if side(there, key) != side(here, key)
+    ]
+
+
+def as_dict(recipe: Any) -> dict[str, Any]:
+    """The whole recipe, defaults of our own sections included, ready for JSON."""
+    return {f.name: _thawed(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+
+
+def _thawed(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _thawed(item) for key, item in value.items()}
+    return [_thawed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def build(constructor: Callable, section: str, values: Mapping[str, Any], **derived: Any) -> Any:
+    """constructor(**values, **derived); what the library refuses is the user's to mend."""
+    try:
+        return constructor(**{**copy.deepcopy(dict(values)), **derived})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"{section}: {constructor.__name__} refuses it: {error}") from None

@@ -1,0 +1,120 @@
+"""Published results: python -m zhgpt.record RUN appends a run's line to recipes/results.jsonl.
+
+Then the tables between the marks in README.md and its translation are written anew from those
+lines; without RUN only that. Earlier lines are never changed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zhgpt import session
+from zhgpt.errors import FINISHED, InputError, exit_code
+from zhgpt.report import count
+
+RESULTS = Path("recipes/results.jsonl")
+PAGES = (Path("README.md"), Path("docs/README.zh-CN.md"))
+BEGIN, END = "<!-- results: written by python -m zhgpt.record -->", "<!-- end of results -->"
+HEADS = {
+    "README.md": "run text parameters tokens bits/byte loss perplexity hours device code",
+    "README.zh-CN.md": "运行 文本 参数量 词元数 比特/字节 损失 困惑度 小时 设备 代码",
+}
+
+
+def result(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The published facts of a finished run; InputError for any other, or for unrecorded code."""
+    if record["status"] != "finished":
+        raise InputError(
+            f"{record['name']} is {record['status']}: only a finished run is published."
+        )
+    if record["source"]["commit"] is None or record["source"]["modified"]:
+        raise InputError(
+            f"{record['name']} ran from code that no commit holds, so nobody could repeat it.\n"
+            "Commit, then run it again from a clean checkout."
+        )
+    metrics = {k: v for k, v in record["metrics"].items() if k.startswith(("eval_", "train_"))}
+    kept = ("name", "recipe_file", "recipe_hash", "overrides", "inputs", "plan", "machine")
+    return {key: record[key] for key in kept} | {
+        "commit": record["source"]["commit"],
+        "versions": record["versions"],
+        "train_tokens": record["ledger"]["train"]["tokens"],
+        "train_bytes": record["ledger"]["train"]["bytes"],
+        "metrics": metrics,
+        "finished": record["segments"][-1]["ended"],
+        "segments": len(record["segments"]),
+    }
+
+
+def append(results: Path, line: Mapping[str, Any]) -> None:
+    """Refuses a run that is there already."""
+    for known in read(results):
+        if (known["name"], known["finished"]) == (line["name"], line["finished"]):
+            raise InputError(f"{results} holds this run already ({line['name']}).")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    lines = results.read_text(encoding="utf-8").splitlines()
+    return [_parse(results, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _parse(results: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{results}:{number}: not a line of results ({error}).") from None
+
+
+def table(lines: Sequence[Mapping[str, Any]], head: str) -> str:
+    """Markdown; runs on the same text stand together, best bits per byte first."""
+    ranked = sorted(lines, key=lambda x: (x["train_bytes"], x["metrics"]["eval_bits_per_byte"]))
+    heads = head.split()
+    rule = "|---|" + "--:|" * (len(heads) - 3) + "---|---|"
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {_row(line)} |" for line in ranked)])
+
+
+def _row(line: Mapping[str, Any]) -> str:
+    metrics = line["metrics"]
+    cells = (
+        f"`{line['name']}`",
+        f"{line['train_bytes'] / 1e6:.1f} MB",
+        count(line["plan"]["parameters"]),
+        count(line["plan"]["tokens"]),
+        f"{metrics['eval_bits_per_byte']:.3f}",
+        f"{metrics['eval_loss']:.3f}",
+        f"{metrics['eval_perplexity']:.1f}",
+        f"{metrics['train_runtime'] / 3600:.2f}",
+        line["machine"]["device"],
+        f"`{line['commit'][:7]}`",
+    )
+    return " | ".join(cells)
+
+
+def with_table(page: str, name: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """`page` with the table between its marks replaced."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(lines, HEADS[name])}\n{END}{rest.split(END)[1]}"
+
+
+def run(argv: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m zhgpt.record")
+    parser.add_argument("run", nargs="?", type=Path, help="output folder of a finished run")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
+    options = parser.parse_args(argv)
+    if options.run:
+        append(options.results, result(session.read(options.run)))
+    if options.results == RESULTS:
+        for page in PAGES:
+            text = with_table(page.read_text(encoding="utf-8"), page.name, read(RESULTS))
+            page.write_text(text, encoding="utf-8")
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, None))

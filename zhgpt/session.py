@@ -1,0 +1,157 @@
+"""run.json: what a run is, what became of it, and whom its folder belongs to.
+
+The record lies in the output folder, is written in one rename, and is the only thing that a second
+start, a model card, a results table or a comparison needs.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from zhgpt.command import Command
+from zhgpt.errors import InputError
+from zhgpt.recipe import as_dict, content, content_hash, differences
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "evaluate",
+    "wandb",
+    "numpy",
+)
+
+
+def new(command: Command) -> dict[str, Any]:
+    """The record of a run that has not begun: everything that is known from the recipe alone."""
+    return {
+        "name": command.run_name,
+        "status": "new",
+        "recipe_file": Path(command.path).as_posix(),
+        "recipe": as_dict(command.recipe),
+        "recipe_hash": content_hash(command.recipe),
+        "content": content(command.recipe),
+        "overrides": command.overrides,
+        "versions": {package: version(package) for package in PACKAGES},
+        "source": source(),
+        "segments": [],
+        "metrics": {},
+    }
+
+
+def source() -> dict[str, Any]:
+    """The code's git commit and whether files differ from it; None where there is no repository."""
+    root = Path(__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "HEAD")
+    return {"commit": commit, "modified": bool(_git(root, "status", "--porcelain"))}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record of a run's folder; InputError where there is none or it is damaged."""
+    path = folder / "run.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no run.json, so this is not the folder of a run.") from None
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); restore it or move the folder.") from None
+
+
+def write(folder: Path, record: Mapping[str, Any]) -> None:
+    """Whole or not at all, also when the process is killed here."""
+    temporary = folder / "run.json.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(record, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / "run.json")
+
+
+def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The folder's own record if it is this run's, `fresh` if it is free; nothing is written.
+
+    InputError names what differs where the folder belongs to another run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another place with --output_dir.")
+    _require_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return fresh
+    if not (folder / "run.json").exists():
+        raise InputError(
+            f"{folder} holds files and no run.json: it is not the folder of a run.\n"
+            "Nothing in it was touched. Choose another place with --output_dir."
+        )
+    there = read(folder)
+    require_same(folder, there["content"], fresh["content"])
+    return there
+
+
+def require_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """InputError with the differing values, unless both describe the same run."""
+    lines = differences(there, here)
+    if lines:
+        raise InputError(
+            f"{folder} belongs to another run:\n  "
+            + "\n  ".join(lines)
+            + "\nNothing in it was touched. Choose another place with --output_dir."
+        )
+
+
+def _require_writable(folder: Path) -> None:
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{folder}: {existing} is not a folder that can be written to.")
+
+
+def is_repeated(record: Mapping[str, Any], command: Command) -> bool:
+    """Whether a finished run is asked for in the very words that made it; no file is read."""
+    same = as_dict(command.recipe)
+    return record["status"] == "finished" and all(
+        record["recipe"][section] == same[section] for section in ("corpus", "tokenizer")
+    )
+
+
+class Session:
+    """One start of the command, as a segment of its run's record; only `main_process` writes."""
+
+    def __init__(self, folder: Path, record: dict[str, Any], main_process: bool):
+        self.folder, self.record, self.main_process = folder, record, main_process
+
+    def begin(self, step: int, **facts: Any) -> None:
+        """Notes the start; a segment that never ended was killed."""
+        self.record.update(facts, status="running")
+        for segment in self.record["segments"]:
+            segment.setdefault("reason", "killed (found at the next start)")
+        self.record["segments"].append({"started": now(), "from_step": step})
+        self._write()
+
+    def end(self, status: str, reason: str, step: int, **facts: Any) -> None:
+        """Notes how the command ended; `status` is finished or interrupted."""
+        self.record.update(facts, status=status)
+        self.record["segments"][-1].update(ended=now(), reason=reason, to_step=step)
+        self._write()
+
+    def _write(self) -> None:
+        if self.main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(self.folder, self.record)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
