@@ -25,7 +25,8 @@ _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: gzip.open(path, "rb"),
     ".bz2": lambda path: bz2.open(path, "rb"),
     ".xz": lambda path: lzma.open(path, "rb"),
-    ".zst": lambda path: zstandard.open(path, "rb"),
+    # The library's own reader has no lines.
+    ".zst": lambda path: io.BufferedReader(zstandard.open(path, "rb"), 1 << 20),
 }
 # What the decompressors raise for a damaged or truncated file.
 _DAMAGE = (EOFError, gzip.BadGzipFile, OSError, lzma.LZMAError, zstandard.ZstdError)
