@@ -13,12 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from zhgpt.errors import InputError
 from zhgpt.recipe import BpeSection
-from zhgpt.text import Drops, documents, find_files
+from zhgpt.text import Tally, documents, file_hash, find_files
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 SMALLEST = 256 + 2  # every byte, and the two special tokens
@@ -32,12 +31,12 @@ class Reading:
     def __init__(self, patterns: Sequence[str], text_column: str, say: Say):
         self.files = find_files(patterns, "train_files")
         self.text_column, self.say = text_column, say
-        self.drops = Drops()
+        self.tally = Tally()
         self.documents = self.bytes = self.characters = 0
 
     def __iter__(self) -> Iterator[str]:
         for number, path in enumerate(self.files, 1):
-            for text in documents(path, self.text_column, self.drops):
+            for text in documents(path, self.text_column, self.tally):
                 self.documents += 1
                 self.bytes += len(text.encode("utf-8"))
                 self.characters += len(text)
@@ -51,16 +50,8 @@ class Reading:
             "documents": self.documents,
             "bytes": self.bytes,
             "characters": self.characters,
-            "dropped_documents": dict(self.drops.documents),
+            "dropped_documents": dict(self.tally.dropped_documents),
         }
-
-
-def file_hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def train(texts: Iterator[str], section: BpeSection) -> Tokenizer:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.parquet
+import xxhash
 import zstandard
 
 from zhgpt.errors import InputError
@@ -35,15 +36,17 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass
-class Drops:
-    """What was read and is not a document, by reason."""
+class Tally:
+    """What was read, in documents and UTF-8 bytes of text, and what of it was dropped and why."""
 
-    documents: Counter = field(default_factory=Counter)
-    bytes: Counter = field(default_factory=Counter)
+    documents: int = 0
+    bytes: int = 0
+    dropped_documents: Counter = field(default_factory=Counter)
+    dropped_bytes: Counter = field(default_factory=Counter)
 
-    def add(self, reason: str, size: int = 0) -> None:
-        self.documents[reason] += 1
-        self.bytes[reason] += size
+    def drop(self, reason: str, size: int) -> None:
+        self.dropped_documents[reason] += 1
+        self.dropped_bytes[reason] += size
 
 
 def find_files(patterns: Sequence[str], key: str) -> list[Path]:
@@ -59,6 +62,15 @@ def find_files(patterns: Sequence[str], key: str) -> list[Path]:
         f"Put your text there as {', '.join(_READERS)}, plain or packed ({', '.join(_OPENERS)}),\n"
         f"or name other files, folders or globs: --{key} PATH ..."
     )
+
+
+def file_hash(path: Path) -> str:
+    """Of the file as it lies there, packed or not: a change of content is never missed."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _match(pattern: str, key: str) -> list[Path]:
@@ -87,30 +99,31 @@ def kind(path: Path, key: str) -> str:
     return ending
 
 
-def documents(path: Path, text_column: str, drops: Drops) -> Iterator[str]:
-    """The documents of one file; what is empty or no Unicode text is counted in `drops`.
+def documents(path: Path, text_column: str, tally: Tally) -> Iterator[str]:
+    """The documents of one file; what is empty or no Unicode text is counted in `tally`.
 
     InputError for a file that cannot be read, is damaged, or has no such column.
     """
     with _opened(path) as file:
         for text in _READERS[_ending(path)](file, path, text_column):
-            if text is None:
-                drops.add("null")
-            elif not text:
-                drops.add("empty")
-            elif _has_surrogate(text):
-                drops.add("half a surrogate pair", len(text.encode("utf-8", "surrogatepass")))
+            # JSON can write half a surrogate pair, \\ud83d alone; UTF-8 and so a tokenizer cannot.
+            raw = (text or "").encode("utf-8", "surrogatepass")
+            tally.documents += 1
+            tally.bytes += len(raw)
+            if not raw:
+                tally.drop("null" if text is None else "empty", 0)
+            elif not _is_utf8(raw):
+                tally.drop("half a surrogate pair", len(raw))
             else:
                 yield text
 
 
-def _has_surrogate(text: str) -> bool:
-    """JSON can write one (\\ud83d alone); UTF-8, and so the tokenizer, cannot."""
+def _is_utf8(raw: bytes) -> bool:
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @contextmanager
