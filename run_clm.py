@@ -40,6 +40,7 @@ FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless 
 
 
 def run(argv: list[str] | None) -> int:
+    machine.quiet_libraries()
     main_process = machine.rank() == 0
     say = report.speaker(main_process)
 
@@ -89,6 +90,7 @@ def run(argv: list[str] | None) -> int:
         train_sampling_strategy="sequential",  # the stream is in its order already
         logging_nan_inf_filter=False,  # the filter writes a NaN loss as the mean of earlier ones
         dataloader_pin_memory=machine.has_gpu(),
+        ddp_find_unused_parameters=False,  # the search costs a walk through the graph per step
         disable_tqdm=True,
     )
     set_seed(args.seed)
@@ -136,8 +138,8 @@ def run(argv: list[str] | None) -> int:
     trainer.save_state()
     trainer.save_metrics("train", trained.metrics)
     trainer.save_metrics("eval", evaluation)
+    history["metrics"] = trained.metrics | evaluation
     if main_process:
-        history["metrics"] = trained.metrics | evaluation
         report.write_model_card(history, output_dir)
     segment.end("finished", "finished", step)
     say(report.summary(history, output_dir))

@@ -128,8 +128,10 @@ def require_free(folder: Path, overwrite: bool) -> None:
 def facts(reading: Reading, tokenizer: Tokenizer, recipe: Mapping[str, Any], began: float) -> dict:
     """How a tokenizer was made; `began` is time.perf_counter() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    names = [Path(pattern).name for pattern in recipe["corpus"]["train_files"]]
     return {
-        "recipe": recipe,
+        # File names without folders: where the text lay on this machine is nobody's concern.
+        "recipe": recipe | {"corpus": recipe["corpus"] | {"train_files": names}},
         "entries": tokenizer.get_vocab_size(),
         "text": reading.ledger(),
         "seconds": round(time.perf_counter() - began, 1),
@@ -143,7 +145,7 @@ _CARD = """# {name}
 
 {purpose}
 
-{entries:,} entries, byte-level BPE: every byte is an entry, nothing is normalised, so every string
+Byte-level BPE of {entries:,} entries: every byte is one, nothing is normalised, so every string
 comes back as it was. `<|endoftext|>` (id 0) ends a document, `<|pad|>` (id 1) is padding only.
 
 | made from | |
@@ -157,7 +159,7 @@ comes back as it was. `<|endoftext|>` (id 0) ends a document, `<|pad|>` (id 1) i
 | tokenizers | {tokenizers} |
 
 ```
-python run_bpe.py recipes/{recipe_name}.json --train_files FILES
+python run_bpe.py recipes/{recipe_name}.json --train_files FILES --output_dir tokenizer/{name}
 ```
 
 Split before merging by

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import tracking
 from zhgpt.recipe import SamplesSection
+from zhgpt.report import count
 
 Say = Callable[[str], None]
 
@@ -92,7 +93,7 @@ class Console(TrainerCallback):
 def _training_figures(logs: dict[str, float]) -> str:
     return (
         f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  grad {logs['grad_norm']:.2f}"
-        f"  {logs['tokens'] / 1e6:.2f}M tokens  {logs['tokens_per_second']:,} tokens/s"
+        f"  {count(logs['tokens'])} tokens  {logs['tokens_per_second']:,} tokens/s"
     )
 
 

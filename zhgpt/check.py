@@ -29,6 +29,7 @@ DERIVED = {
     "training_arguments.data_seed": "the order of blocks follows from training_arguments.seed",
     "training_arguments.dataloader_drop_last": "a run is a stream of whole steps",
     "training_arguments.dataloader_pin_memory": "it is on where there is a GPU",
+    "training_arguments.ddp_find_unused_parameters": "all of GPT-2's parameters are used",
     "training_arguments.ignore_data_skip": "a continued run would see its text twice",
     "training_arguments.save_only_model": "such a checkpoint cannot be continued from",
     "training_arguments.resume_from_checkpoint": "the same command continues by itself",

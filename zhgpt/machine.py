@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from zhgpt.errors import InputError
+
+
+def quiet_libraries() -> None:
+    """No bar for writing a file of weights: it would be control characters in a log."""
+    transformers.utils.logging.disable_progress_bar()
 
 
 def rank() -> int:
