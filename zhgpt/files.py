@@ -1,0 +1,127 @@
+"""File names, folders and globs to the list of files that they mean."""
+
+import fnmatch
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from zhgpt.errors import InputError
+
+KINDS = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+
+Say = Callable[[str], None]
+
+
+def find_files(patterns: Sequence[str], key: str, say: Say = print) -> list[Path]:
+    """Files, folders (with all below) and globs, sorted by path, each file once.
+
+    In folders and globs, files of other kinds are passed over, which is said; one that is named is
+    an InputError, and so is a name that does not exist.
+    """
+    found: dict[Path, Path] = {}
+    passed_over: dict[Path, str] = {}
+    for pattern in patterns:
+        matched = sorted(_matched(pattern, key, passed_over))
+        if not matched and len(patterns) > 1:
+            say(f"{key}: no text matches {pattern}")
+        for path in matched:
+            # Two names may lead to one file, a symbolic link for instance.
+            found[path.resolve()] = min(path, found.get(path.resolve(), path))
+    others = _counts(passed_over.values())
+    if not found:
+        raise InputError(_nothing(f"no file matches {', '.join(patterns)}", key, others))
+    if others:
+        say(f"{key}: {len(passed_over):,} files passed over ({others})")
+    return sorted(found.values())
+
+
+def _counts(reasons: Iterable[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in Counter(reasons).most_common())
+
+
+def _nothing(what: str, key: str, others: str = "") -> str:
+    seen = f"; passed over: {others}" if others else ""
+    return (
+        f"{key}: {what} (looked from {Path.cwd()}{seen}).\n"
+        f"Put your text there as {', '.join(KINDS)}, plain or packed ({', '.join(PACKINGS)}),\n"
+        f"or name other files, folders or globs: --{key} PATH ..."
+    )
+
+
+def _matched(pattern: str, key: str, passed_over: dict[Path, str]) -> Iterator[Path]:
+    """The readable files of one file name, folder or glob."""
+    if os.path.isfile(pattern):
+        if ending(Path(pattern)) not in KINDS:
+            raise InputError(
+                f"{key}: {pattern} has the ending {ending(Path(pattern)) or '(none)'}; readable are"
+                f" {', '.join(KINDS)}, plain or packed ({', '.join(PACKINGS)})."
+            )
+        yield Path(pattern)
+        return
+    for path in _candidates(pattern, key):
+        reason = _unreadable_kind(path)
+        if reason:
+            passed_over[path.absolute()] = reason
+        else:
+            yield path
+
+
+def _candidates(pattern: str, key: str) -> Iterator[Path]:
+    if os.path.isdir(pattern):
+        yield from _walk(pattern, key)
+        return
+    if not glob.has_magic(pattern):
+        raise InputError(_nothing(f"there is no {pattern}", key))
+    parts = Path(pattern).parts
+    depth = parts.index("**") if "**" in parts else len(parts)
+    # glob's own ** follows symbolic links, each loop of them forty times.
+    for root in glob.glob(str(Path(*parts[:depth]))):
+        for path in _walk(root, key):
+            if _fits(path.relative_to(root).parts, parts[depth:]):
+                yield path
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path or a folder above it matches; ** stands for any number of folders."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(parts[start:], pattern[1:]) for start in range(len(parts)))
+    return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _walk(root: str, key: str) -> Iterator[Path]:
+    """A file itself, or all below a folder; no real folder twice, so loops of links end."""
+    if not os.path.isdir(root):
+        yield Path(root)
+        return
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{key}: cannot look into {error.filename} ({error.strerror}).")
+
+    seen = {os.path.realpath(root)}
+    for here, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+        yield from (Path(here, name) for name in names)
+        yield from (Path(here, name) for name in folders if name.startswith("."))
+        # Of two names for one folder the first in order counts, whatever the disk lists first.
+        shown = sorted((name for name in folders if name[0] != "."), reverse=True)
+        real = {os.path.realpath(Path(here, name)): name for name in shown}
+        folders[:] = sorted(name for path, name in real.items() if path not in seen)
+        seen |= real.keys()
+
+
+def _unreadable_kind(path: Path) -> str:
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.is_file():
+        return "broken links or devices"
+    return "" if ending(path) in KINDS else path.suffix or "without ending"
+
+
+def ending(path: Path) -> str:
+    """The ending below the packing, in lower case: .jsonl for a.jsonl.zst."""
+    packed = path.suffix.lower() in PACKINGS
+    return (path.with_suffix("") if packed else path).suffix.lower()
