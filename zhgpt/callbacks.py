@@ -177,6 +177,7 @@ def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
         top_p=section.top_p,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[tokenizer.pad_token_id],  # padding is no text; an untrained model draws it
         use_cache=True,
     )
     output = model.generate(**inputs, generation_config=config)[0, length:]
