@@ -1,10 +1,10 @@
 """Documents to blocks of tokens: nothing lost between them, everything counted.
 
 Every document is followed by one end-of-text token, and the stream of a split is cut into blocks
-without regard to documents. Laws, checked at the end of every preparation: bytes read = bytes of
-the kept documents + bytes dropped; tokens + end-of-text tokens = tokens in blocks + one remainder.
+without regard to documents.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import datasets
 import filelock
@@ -22,8 +21,9 @@ import pyarrow as pa
 import xxhash
 from tokenizers import Tokenizer
 
-from zhgpt import blocks, text
+from zhgpt import blocks, files, text
 from zhgpt.errors import InputError
+from zhgpt.ledger import SPLITS, Ledger, check_laws, ledger_table, require_block, require_documents
 from zhgpt.recipe import CorpusSection
 
 Say = Callable[[str], None]
@@ -36,13 +36,13 @@ class Corpus:
     """Memory-mapped blocks, one column `input_ids`.
 
     Rows of `train` have block_size ids; the last row of `validation` may be shorter, so that the
-    whole split is scored. `fingerprint` is of the ids themselves: equal text, tokenizer and block
-    size give the same one anywhere.
+    whole split is scored. `fingerprint` is of the blocks themselves: equal text in equal splits,
+    tokenizer and block size give the same one anywhere.
     """
 
     train: datasets.Dataset
     validation: datasets.Dataset
-    ledger: dict[str, Any]
+    ledger: Ledger
     fingerprint: str
 
 
@@ -50,52 +50,77 @@ def prepare(section: CorpusSection, tokenizer: Tokenizer, eos_id: int, say: Say 
     """The section's text as blocks; made once per content, then found again at once.
 
     The result is cached in the folder of `datasets` (HF_HOME, HF_DATASETS_CACHE) under a key of
-    all that it depends on; it gets its name when it is complete.
+    all that it depends on; it gets its name when it is complete. InputError for text that cannot
+    be read or does not fill a block, for splits that share text, and for a full disk.
     """
-    files = _find(section)
-    folder = Path(
-        datasets.config.HF_DATASETS_CACHE, "zhgpt", _key(section, files, tokenizer, eos_id)
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    paths = _find(section, say)
+    folder = _cache() / _key(section, paths, tokenizer, eos_id)
     with _alone(folder, say):
         if not folder.exists():
-            _make(folder, section, files, tokenizer, eos_id, say)
+            _make(folder, section, paths, _plain(tokenizer), eos_id, say)
     ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     say(ledger_table(ledger))
-    splits = (datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in _SPLITS)
+    splits = (datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in SPLITS)
     return Corpus(*splits, ledger, ledger["blocks_hash"])
 
 
-_SPLITS = ("train", "validation")
-Files = dict[str, list[Path]]
+Paths = dict[str, list[Path]]
 
 
-def _find(section: CorpusSection) -> Files:
-    files = {"train": text.find_files(section.train_files, "train_files"), "validation": []}
+def _find(section: CorpusSection, say: Say) -> Paths:
+    paths = {
+        "train": files.find_files(section.train_files, "train_files", say),
+        "validation": [],
+    }
     if section.validation_files:
-        files["validation"] = text.find_files(section.validation_files, "validation_files")
-    both = {p.resolve() for p in files["train"]} & {p.resolve() for p in files["validation"]}
+        paths["validation"] = files.find_files(section.validation_files, "validation_files", say)
+    both = {p.resolve() for p in paths["train"]} & {p.resolve() for p in paths["validation"]}
     if both:
         raise InputError(
-            f"validation_files: {sorted(both)[0]} is one of the train_files too; a model is not"
+            f"validation_files: {min(both)} is one of the train_files too; a model is not"
             " evaluated on what it has learnt. Name each file once."
         )
-    return files
+    return paths
 
 
-def _key(section: CorpusSection, files: Files, tokenizer: Tokenizer, eos_id: int) -> str:
+def _cache() -> Path:
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "zhgpt")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        reason = "no permission to write"
+    except OSError as error:
+        reason = error.strerror
+    raise InputError(
+        f"corpus: the cache {folder} cannot be written ({reason}).\n"
+        "Name a folder that can, with some 3 bytes of room per byte of text: HF_HOME=FOLDER"
+    )
+
+
+def _key(section: CorpusSection, paths: Paths, tokenizer: Tokenizer, eos_id: int) -> str:
     """Hash of everything that the blocks follow from, this code included."""
+    every = [path for split in SPLITS for path in paths[split]]
     facts = {
-        "files": {split: [text.file_hash(p) for p in paths] for split, paths in files.items()},
-        "kinds": [p.suffixes for paths in files.values() for p in paths],
+        "files": {split: [text.file_hash(p) for p in paths[split]] for split in SPLITS},
+        "kinds": [(files.ending(p), p.suffix.lower()) for p in every],
         "settings": [section.text_column, section.validation_fraction, section.block_size, eos_id],
         "tokenizer": tokenizer.to_str(),
         "versions": [version(name) for name in ("datasets", "tokenizers", "pyarrow")],
         "code": [
-            text.file_hash(Path(module)) for module in (__file__, text.__file__, blocks.__file__)
+            text.file_hash(Path(module))
+            for module in (__file__, text.__file__, files.__file__, blocks.__file__)
         ],
     }
     return hashlib.sha256(json.dumps(facts).encode("utf-8")).hexdigest()[:24]
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy without the truncation and padding that a tokenizer may have been saved with."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 @contextmanager
@@ -114,34 +139,79 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
 
 
 def _make(
-    folder: Path, section: CorpusSection, files: Files, tokenizer: Tokenizer, eos_id: int, say: Say
+    folder: Path, section: CorpusSection, paths: Paths, tokenizer: Tokenizer, eos_id: int, say: Say
 ) -> None:
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
     partial.mkdir()
     tally = text.Tally()
-    with _texts(partial) as writers:
-        split = _read(section, files, writers, tally, say)
-    ledger: dict[str, Any] = {w.split: w.facts(len(files[w.split])) for w in writers}
-    digest = xxhash.xxh3_128()
-    for name in _SPLITS:
-        tokens = blocks.tokenize(partial, name, tokenizer, eos_id, ledger[name]["bytes"], say)
-        ledger[name] |= blocks.cut(partial, name, tokens, section.block_size, digest)
-        ledger[name]["bytes_per_token"] = ledger[name]["bytes"] / max(1, ledger[name]["tokens"])
-    ledger |= {
-        "read": {"documents": tally.documents, "bytes": tally.bytes},
+    try:
+        ledger = _texts_ledger(partial, section, paths, tally, say)
+        require_documents(ledger)
+        _add_blocks(partial, ledger, section.block_size, tokenizer, eos_id, say)
+        check_laws(ledger)
+        require_block(ledger)
+        _write(partial / "ledger.json", ledger)
+        os.replace(partial, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(_disk_full(folder.parent, tally.bytes)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _texts_ledger(
+    folder: Path, section: CorpusSection, paths: Paths, tally: text.Tally, say: Say
+) -> Ledger:
+    """Writes the documents of both splits to disk; the ledger as far as it is known then."""
+    with _writers(folder) as writers:
+        source = _read(section, paths, writers, tally, say)
+    for reason, path in tally.first_dropped.items():
+        say(f"corpus: dropped {tally.dropped_documents[reason]:,} {reason}, first in {path}")
+    return {w.split: w.facts(len(paths[w.split])) for w in writers} | {
+        "read": {
+            "files": sum(map(len, paths.values())),
+            "documents": tally.documents,
+            "bytes": tally.bytes,
+        },
         "dropped": {
             reason: {"documents": count, "bytes": tally.dropped_bytes[reason]}
             for reason, count in sorted(tally.dropped_documents.items())
         },
-        "validation_split": split,
-        "blocks_hash": digest.hexdigest(),
+        "validation_split": source,
     }
-    _check_laws(ledger)
-    _require_blocks(ledger, section.block_size)
-    _remove_intermediates(partial)
-    (partial / "ledger.json").write_text(json.dumps(ledger, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, folder)
+
+
+def _add_blocks(
+    folder: Path, ledger: Ledger, size: int, tokenizer: Tokenizer, eos_id: int, say: Say
+) -> None:
+    """Writes the blocks of both splits, completes their ledger, removes what led to them."""
+    hashes = []
+    for name in SPLITS:
+        facts, digest = ledger[name], xxhash.xxh3_128()
+        tokens = blocks.tokenize(folder, name, tokenizer, eos_id, facts["bytes"], say)
+        facts |= blocks.cut(folder, name, tokens, size, digest)
+        facts["bytes_per_token"] = facts["bytes"] / facts["tokens"]
+        hashes.append(digest.hexdigest())
+        for path in folder.glob(f"{name}.*.arrow"):
+            path.unlink()
+    # Of each split on its own: a document that moves from one to the other is another corpus.
+    ledger["blocks_hash"] = xxhash.xxh3_128_hexdigest(f"{hashes} {size}".encode())
+
+
+def _write(path: Path, ledger: Ledger) -> None:
+    path.write_text(json.dumps(ledger, ensure_ascii=False), encoding="utf-8")
+
+
+def _disk_full(folder: Path, read: int) -> str:
+    free = shutil.disk_usage(folder).free
+    return (
+        f"corpus: the disk of the cache {folder} is full.\n"
+        f"Preparing takes up to 3 bytes per byte of text; {read / 1e6:,.0f} MB of text were read so"
+        f" far, {free / 1e6:,.0f} MB are free.\n"
+        "Free some space, or name a folder on another disk: HF_HOME=FOLDER"
+    )
 
 
 class _TextWriter:
@@ -180,8 +250,8 @@ class _TextWriter:
 
 
 @contextmanager
-def _texts(folder: Path) -> Iterator[list[_TextWriter]]:
-    writers = [_TextWriter(folder, split) for split in _SPLITS]
+def _writers(folder: Path) -> Iterator[list[_TextWriter]]:
+    writers = [_TextWriter(folder, split) for split in SPLITS]
     try:
         yield writers
     finally:
@@ -190,23 +260,23 @@ def _texts(folder: Path) -> Iterator[list[_TextWriter]]:
 
 
 def _read(
-    section: CorpusSection, files: Files, writers: list[_TextWriter], tally: text.Tally, say: Say
+    section: CorpusSection, paths: Paths, writers: list[_TextWriter], tally: text.Tally, say: Say
 ) -> str:
     """Distributes all documents; says how the validation split came about."""
     train, validation = writers
     held_out: set[bytes] = set()
-    for raw, document, _ in _documents(files["validation"], section, tally, say):
+    for raw, document, _ in _documents(paths["validation"], section, tally, say):
         held_out.add(_content_hash(raw))
         validation.add(document, len(raw))
     shared, first = 0, ""
-    for raw, document, path in _documents(files["train"], section, tally, say):
+    for raw, document, path in _documents(paths["train"], section, tally, say):
         hashed = _content_hash(raw)
-        if files["validation"]:
+        if paths["validation"]:
             if hashed in held_out:
                 shared, first = shared + 1, first or f"{path}: {document[:40]!r}"
             train.add(document, len(raw))
         else:
-            chosen = int.from_bytes(hashed) < section.validation_fraction * 2 ** (8 * len(hashed))
+            chosen = int.from_bytes(hashed, "big") < section.validation_fraction * 2**64
             (validation if chosen else train).add(document, len(raw))
     if shared:
         raise InputError(
@@ -214,7 +284,7 @@ def _read(
             f" the first in {first}.\n"
             "A model is not evaluated on what it has learnt: remove them from one side."
         )
-    if files["validation"]:
+    if paths["validation"]:
         return "validation_files"
     return f"{section.validation_fraction:.2%} of documents, by a hash of their content"
 
@@ -226,65 +296,10 @@ def _documents(
     for path in paths:
         for document in text.documents(path, section.text_column, tally):
             yield document.encode("utf-8"), document, path
-            clock.line(lambda seconds: f"corpus: read {tally.bytes / 1e6:,.0f} MB")
+            clock.line(
+                lambda _: f"corpus: read {tally.documents:,} documents, {tally.bytes / 1e6:,.0f} MB"
+            )
 
 
 def _content_hash(raw: bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=8).digest()
-
-
-def _check_laws(ledger: dict[str, Any]) -> None:
-    dropped = sum(d["bytes"] for d in ledger["dropped"].values())
-    kept = sum(ledger[split]["bytes"] for split in _SPLITS)
-    assert ledger["read"]["bytes"] == kept + dropped, ledger
-    train, validation = (ledger[split] for split in _SPLITS)
-    in_blocks = train["blocks"] * train["block_size"] + train["remainder_tokens"]
-    assert train["tokens"] + train["eos_tokens"] == in_blocks, ledger
-    short = validation["remainder_tokens"] > 0
-    in_blocks = (validation["blocks"] - short) * validation["block_size"]
-    in_blocks += validation["remainder_tokens"]
-    assert validation["tokens"] + validation["eos_tokens"] == in_blocks, ledger
-
-
-def _require_blocks(ledger: dict[str, Any], size: int) -> None:
-    train, validation = (ledger[split] for split in _SPLITS)
-    if not ledger["read"]["documents"] or not (train["documents"] or validation["documents"]):
-        raise InputError(f"train_files: no document with text in them ({_drops(ledger)}).")
-    if not train["blocks"]:
-        raise InputError(
-            f"corpus: the training text has {train['remainder_tokens']:,} tokens, less than one"
-            f" block of {size:,}. Give more text, or a smaller corpus.block_size."
-        )
-    if not validation["documents"]:
-        raise InputError(
-            f"corpus: no document is left for validation ({train['documents']:,} for training).\n"
-            "Name validation_files, or raise corpus.validation_fraction. A .txt file is one"
-            " document."
-        )
-
-
-def _remove_intermediates(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name not in {f"{split}.arrow" for split in _SPLITS}:
-            path.unlink()
-
-
-def _drops(ledger: dict[str, Any]) -> str:
-    parts = [f"{d['documents']:,} {reason}" for reason, d in ledger["dropped"].items()]
-    return ", ".join(parts) or "nothing dropped"
-
-
-def ledger_table(ledger: dict[str, Any]) -> str:
-    """What was read, kept and dropped, for people."""
-    heads = ["documents", "bytes", "characters", "tokens", "blocks", "remainder_tokens"]
-    rows = [["corpus", *(h.replace("_tokens", "") for h in heads), "bytes/token"]]
-    for split in _SPLITS:
-        facts = ledger[split]
-        cells = [f"{facts[h]:,}" for h in heads]
-        rows.append([split, *cells, f"{facts['bytes_per_token']:.2f}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    read = f"read {ledger['read']['documents']:,} documents, {ledger['read']['bytes']:,} bytes"
-    return "\n".join(
-        [*lines, f"{read}; dropped: {_drops(ledger)}", f"validation: {ledger['validation_split']}"]
-    )
