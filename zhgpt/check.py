@@ -223,6 +223,8 @@ def enum_values(annotation: Any) -> list[str]:
 
 
 def range_fault(path: str, value: Any) -> str | None:
+    if path == "training_arguments.report_to" and value is None:
+        return 'write "none" to report nowhere'  # the library takes null for the name of a tracker
     if path not in RANGES or value is None:
         return None
     holds, words = RANGES[path]

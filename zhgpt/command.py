@@ -168,9 +168,10 @@ def _readings(raws: list[str]) -> Iterator[Any]:
     """What the words may mean, the most special first; a sweep writes True, None, ['a']."""
     if len(raws) == 1:
         raw = raws[0]
-        named = {"null": None, "none": None, "true": True, "false": False}
-        if raw.lower() in named:
-            yield named[raw.lower()]
+        named = {"null": None, "None": None, "true": True, "True": True}
+        named |= {"false": False, "False": False}
+        if raw in named:
+            yield named[raw]
         for convert in (int, float, json.loads, ast.literal_eval):
             try:
                 yield convert(raw)
