@@ -127,10 +127,9 @@ def run(argv: list[str] | None) -> int:
     )
     callbacks.arrange(trainer)
     trained = trainer.train(resume_from_checkpoint=resume and str(resume))
-    step = trainer.state.global_step
-    if stop.stopped and step < steps.max_steps:
-        segment.end("interrupted", stop.reason, step)
-        say(f"stopped at step {step}, saved; the same command continues")
+    if stop.stopped and trainer.state.global_step < steps.max_steps:
+        segment.end("interrupted", stop.reason, trainer.state.global_step)
+        say(f"stopped at step {trainer.state.global_step}, saved; the same command continues")
         return INTERRUPTED
 
     evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
@@ -141,7 +140,7 @@ def run(argv: list[str] | None) -> int:
     history["metrics"] = trained.metrics | evaluation
     if main_process:
         report.write_model_card(history, output_dir)
-    segment.end("finished", "finished", step)
+    segment.end("finished", "finished", steps.max_steps)
     say(report.summary(history, output_dir))
     trainer.end()
     return FINISHED

@@ -33,7 +33,7 @@ LEVELS = {
         "blocks": set(),
         "corpus": {"text", "files", "blocks"},
         "order": set(),
-        "baseline": {"text"},
+        "baseline": {"text", "files"},
     },
     2: {"machine": set(), "metrics": set(), "callbacks": {"tracking"}, "tracking": set()},
 }

@@ -156,6 +156,7 @@ def _make(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        shutil.rmtree(partial)  # so that the room left is counted without it
         raise InputError(_disk_full(folder.parent, tally.bytes)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
