@@ -160,7 +160,7 @@ def test_drops_of_every_kind_are_in_the_ledger(tmp_path):
         "null": {"documents": 1, "bytes": 0},
     }
     assert made.ledger["read"] == {"files": 3, "documents": 6, "bytes": 150 + 6 + 3}
-    assert f"corpus: dropped 1 empty file, first in {folder / 'b.txt'}" in said
+    assert f"corpus: dropped 1 (empty file), first in {folder / 'b.txt'}" in said
 
 
 @pytest.mark.parametrize("unit", ["documents", "bytes"])

@@ -185,6 +185,7 @@ BAD = {
     "gbk csv": ("a.csv", b"text\n\xb4\n", ["1 undecodable", "byte 5 (0xb4), line 2"]),
     "gbk json": ("a.json", b'[\n{"text": "\xb4"}]', ["1 undecodable", "byte 12 (0xb4), line 2"]),
     "line": ("a.jsonl", b'{"text": "x"}\n{"text": \n', ["a.jsonl:2: not JSON", "column"]),
+    "no blank": ("a.jsonl", "\u3000\n".encode(), ["a.jsonl:1: not JSON"]),
     "cut line": ("a.jsonl", b'{"text": "x"}\n{"text": "y', ["a.jsonl:2: not JSON"]),
     "json": ("a.json", b'[{"text": "x"},\n oops]', ["a.json:2: not JSON"]),
     "deep": ("a.jsonl", b"[" * 100_000, ["a.jsonl:1: not JSON"]),
@@ -264,7 +265,7 @@ def found(said, *patterns) -> list[str]:
 def test_a_folder_is_all_that_is_below_it(tree):
     said = []
     assert found(said, "t") == ["t/a.csv", "t/甲 乙/b.txt", "t/甲 乙/深/c.jsonl.zst"]
-    assert said == ["train_files: 3 files passed over (2 hidden, 1 .pdf)"]
+    assert said == ["train_files: 3 file(s) passed over (2 hidden, 1 .pdf)"]
 
 
 @pytest.mark.parametrize(
@@ -283,15 +284,16 @@ def test_globs(tree, pattern, names):
 
 
 def test_a_file_of_many_names_is_read_once(tree):
-    (tree / "y.csv").symlink_to(Path("a.csv").absolute().parent / "t" / "a.csv")
-    assert found([], "t/a.csv", "t/*.csv", "t") == found([], "t")
+    (tree / "y.csv").symlink_to(tree.absolute() / "a.csv")
+    assert found([], "t/y.csv", "t/a.csv", "t/*.csv", "t/../t/*.csv") == ["t/../t/a.csv"]
+    assert found([], "t/y.csv", "t/a.csv") == ["t/a.csv"]
 
 
 @pytest.mark.parametrize("pattern", ["t", "t/**", "t/**/*.*"])
 def test_loops_of_links_end(tree, pattern):
     before = found([], pattern)
-    for name in ("one", "two"):
-        os.symlink(tree.absolute(), tree / "甲 乙" / name)
+    for name, folder in (("one", "."), ("two", "甲 乙"), ("three", "甲 乙")):
+        os.symlink(tree.absolute() / folder, tree / "甲 乙" / name)
     assert found([], pattern) == before
 
 
@@ -318,6 +320,11 @@ def test_nothing_to_read_is_an_error(tree, patterns, words):
     with pytest.raises(InputError) as raised:
         found([], *patterns)
     assert all(word in str(raised.value) for word in words), raised.value
+
+
+def test_who_has_no_validation_text_is_told_of_the_split(tree):
+    with pytest.raises(InputError, match=r"set apart: --validation_files '\[\]'"):
+        find_files(["data/validation/*"], "validation_files")
 
 
 def test_an_empty_glob_among_others_is_said(tree):

@@ -169,7 +169,7 @@ def _texts_ledger(
     with _writers(folder) as writers:
         source = _read(section, paths, writers, tally, say)
     for reason, path in tally.first_dropped.items():
-        say(f"corpus: dropped {tally.dropped_documents[reason]:,} {reason}, first in {path}")
+        say(f"corpus: dropped {tally.dropped_documents[reason]:,} ({reason}), first in {path}")
     return {w.split: w.facts(len(paths[w.split])) for w in writers} | {
         "read": {
             "files": sum(map(len, paths.values())),

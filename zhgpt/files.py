@@ -34,7 +34,7 @@ def find_files(patterns: Sequence[str], key: str, say: Say = print) -> list[Path
     if not found:
         raise InputError(_nothing(f"no file matches {', '.join(patterns)}", key, others))
     if others:
-        say(f"{key}: {len(passed_over):,} files passed over ({others})")
+        say(f"{key}: {len(passed_over):,} file(s) passed over ({others})")
     return sorted(found.values())
 
 
@@ -44,10 +44,12 @@ def _counts(reasons: Iterable[str]) -> str:
 
 def _nothing(what: str, key: str, others: str = "") -> str:
     seen = f"; passed over: {others}" if others else ""
+    split = ",\nor have a share of the training text set apart: --validation_files '[]'"
     return (
         f"{key}: {what} (looked from {Path.cwd()}{seen}).\n"
         f"Put your text there as {', '.join(KINDS)}, plain or packed ({', '.join(PACKINGS)}),\n"
         f"or name other files, folders or globs: --{key} PATH ..."
+        f"{split if key == 'validation_files' else ''}"
     )
 
 
