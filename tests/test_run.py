@@ -17,18 +17,20 @@ import run_clm
 from zhgpt.errors import InputError
 
 
-def command(path: Path, output_dir: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "run_clm.py", str(path), "--output_dir", str(output_dir), *arguments]
+def command(path: Path, output_dir: Path) -> list[str]:
+    return [sys.executable, "run_clm.py", str(path), "--output_dir", str(output_dir)]
 
 
-def start(path: Path, output_dir: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def start(path: Path, output_dir: Path, **environment: str | None) -> subprocess.Popen:
+    """`environment` adds variables; None takes one away."""
+    variables = os.environ | environment
     return subprocess.Popen(
-        command(path, output_dir, *arguments),
+        command(path, output_dir),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env={name: value for name, value in variables.items() if value is not None},
     )
 
 
@@ -178,7 +180,8 @@ def test_killed_after_the_last_checkpoint_never_trains_past_the_end(finished, ti
 def test_a_log_file_is_plain_and_quiet(tiny_recipe, tmp_path):
     """No bar, no control character, nothing on stderr, no library's warning."""
     path = tiny_recipe(training_arguments__report_to="wandb")
-    code, out, err = finish(start(path, tmp_path / "run", HOME=str(tmp_path), WANDB_MODE=""))
+    without_account = {"HOME": str(tmp_path), "WANDB_MODE": None}
+    code, out, err = finish(start(path, tmp_path / "run", **without_account))
     assert (code, err) == (0, "")
     assert all(c.isprintable() or c == "\n" for c in out)
     for word in ("recipe", "parameters", "tokens/s", "left", "bits/byte", "wandb sync"):

@@ -143,6 +143,7 @@ def test_two_processes_give_the_curve_of_one(tiny_recipe, tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr
     two = tmp_path / "two"

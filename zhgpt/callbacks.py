@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import tracking
 from zhgpt.recipe import SamplesSection
-from zhgpt.report import count
+from zhgpt.report import count, printable
 
 Say = Callable[[str], None]
 
@@ -148,7 +148,8 @@ class Samples(TrainerCallback):
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for row in rows:
-            self.say(f"  | {row['prompt']}|{row['text'].replace(chr(10), ' / ')}")
+            text = printable(row["text"]).replace("\n", " / ")
+            self.say(f"  | {row['prompt']}|{text}")
         if self.tracked:
             tracking.samples_table(rows)
 

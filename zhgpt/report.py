@@ -87,12 +87,12 @@ def _device(machine: Mapping[str, Any]) -> str:
 def summary(record: Record, output_dir: Path) -> str:
     """The end of a finished run; also what a second start of it prints."""
     metrics = record["metrics"]
+    texts = "\n\n".join(printable(row["prompt"] + row["text"]) for row in last_samples(output_dir))
     figures = "\n".join(f"{name:>22}  {metrics[name]:.4f}" for name in FIGURES)
     return (
         f"\n{record['name']} is finished: {record['plan']['max_steps']:,} steps,"
         f" {count(record['plan']['tokens'])} tokens, {len(record['segments'])} segment(s)\n"
-        f"{figures}\n"
-        f"{last_samples(output_dir)}\n"
+        f"{figures}\n\n{texts}\n\n"
         f"The model lies in {output_dir}; load it with"
         f' AutoModelForCausalLM.from_pretrained("{output_dir.as_posix()}")'
     )
@@ -107,15 +107,16 @@ FIGURES = (
 )
 
 
-def last_samples(output_dir: Path) -> str:
-    rows = samples(output_dir)
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    return "\n\n".join(f"{row['prompt']}{row['text']}" for row in last)
+def printable(text: str) -> str:
+    """An untrained model writes control characters too; a terminal would obey them."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def samples(output_dir: Path) -> list[dict[str, Any]]:
-    lines = (output_dir / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def last_samples(output_dir: Path) -> list[dict[str, Any]]:
+    """The rows of samples.jsonl of the last step; none where the recipe has no prompts."""
+    path = output_dir / "samples.jsonl"
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+    return [row for row in rows if row["step"] == rows[-1]["step"]]
 
 
 _CARD = """---
@@ -139,13 +140,10 @@ A GPT-2 of {parameters} parameters ({shape}), trained from scratch on {corpus}.
 
 ```python
 from transformers import pipeline
-print(pipeline("text-generation", model="{folder}")("{prompt}", max_new_tokens=100))
+print(pipeline("text-generation", model="{folder}")("村民们都很高兴", max_new_tokens=100))
 ```
 
-A continuation at the end of training:
-
-> {sample}
-
+{samples}
 ## How it was made
 
 Recipe `{recipe_file}` ({recipe_hash}), overrides: {overrides}. Device: {device}.
@@ -163,7 +161,7 @@ def write_model_card(record: Record, output_dir: Path) -> None:
 
 def model_card(record: Record, output_dir: Path) -> str:
     """README.md of the output folder, from the record and the samples alone."""
-    plan, first = record["plan"], samples(output_dir)[-1]
+    plan = record["plan"]
     return _CARD.format(
         name=record["name"],
         purpose=record["recipe"]["purpose"],
@@ -176,8 +174,7 @@ def model_card(record: Record, output_dir: Path) -> str:
         ratio=plan["tokens_per_parameter"],
         metrics="\n".join(f"| {key} | {record['metrics'][key]:.4f} |" for key in FIGURES),
         folder=output_dir.as_posix(),
-        prompt=first["prompt"],
-        sample=(first["prompt"] + first["text"]).replace("\n", "\n> "),
+        samples="".join(_quoted(row) for row in last_samples(output_dir)),
         recipe_file=record["recipe_file"],
         recipe_hash=record["recipe_hash"],
         overrides=_pairs(record["overrides"]),
@@ -186,3 +183,7 @@ def model_card(record: Record, output_dir: Path) -> str:
         source=record["source"]["commit"] or "not from a repository",
         recipe=json.dumps(record["recipe"], ensure_ascii=False, indent=1),
     )
+
+
+def _quoted(row: Mapping[str, str]) -> str:
+    return "> " + (row["prompt"] + row["text"]).replace("\n", "\n> ") + "\n\n"
