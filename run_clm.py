@@ -106,7 +106,7 @@ def run(argv: list[str] | None) -> int:
     say(report.banner(history, output_dir, checkpoint.step(resume)))
     tracked = main_process and "wandb" in args.report_to
     if tracked:
-        history["wandb_id"] = tracking.start(history, output_dir, say)
+        segment.note(wandb_id=tracking.start(history, output_dir, say))
 
     stop = callbacks.StopOnSignal(say)
     trainer = Trainer(

@@ -147,6 +147,11 @@ class Session:
         self.record["segments"][-1].update(ended=now(), reason=reason, to_step=step)
         self._write()
 
+    def note(self, **facts: Any) -> None:
+        """Keeps facts that came to be known after the start."""
+        self.record.update(facts)
+        self._write()
+
     def _write(self) -> None:
         if self.main_process:
             self.folder.mkdir(parents=True, exist_ok=True)

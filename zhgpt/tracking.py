@@ -93,7 +93,3 @@ def samples_table(rows: list[dict[str, Any]]) -> None:
     """One table per evaluation: a table that grows would be lost with the process."""
     table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
     wandb.log({"samples": table, "train/tokens": rows[0]["tokens"]})
-
-
-def finish() -> None:
-    wandb.finish()
