@@ -24,8 +24,9 @@ HEADS = {
 }
 
 
-def result(record: Mapping[str, Any]) -> dict[str, Any]:
+def result(folder: Path) -> dict[str, Any]:
     """The published facts of a finished run; InputError for any other, or for unrecorded code."""
+    record = session.read(folder)
     if record["status"] != "finished":
         raise InputError(
             f"{record['name']} is {record['status']}: only a finished run is published."
@@ -36,8 +37,10 @@ def result(record: Mapping[str, Any]) -> dict[str, Any]:
             "Commit, then run it again from a clean checkout."
         )
     metrics = {k: v for k, v in record["metrics"].items() if k.startswith(("eval_", "train_"))}
-    kept = ("name", "recipe_file", "recipe_hash", "overrides", "inputs", "plan", "machine")
+    kept = ("name", "recipe_file", "recipe_hash", "inputs", "plan", "machine")
     return {key: record[key] for key in kept} | {
+        "overrides": {key: _without_folders(key, v) for key, v in record["overrides"].items()},
+        "curve": curve(folder),
         "commit": record["source"]["commit"],
         "versions": record["versions"],
         "train_tokens": record["ledger"]["train"]["tokens"],
@@ -46,6 +49,18 @@ def result(record: Mapping[str, Any]) -> dict[str, Any]:
         "finished": record["segments"][-1]["ended"],
         "segments": len(record["segments"]),
     }
+
+
+def _without_folders(key: str, value: Any) -> Any:
+    """Where the text lay on the machine that trained is nobody's concern; its names may tell."""
+    return [Path(path).name for path in value] if key.endswith("_files") else value
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """(tokens, bits per byte) of every evaluation."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    evaluations = [entry for entry in state["log_history"] if "eval_bits_per_byte" in entry]
+    return [(entry["tokens"], round(entry["eval_bits_per_byte"], 5)) for entry in evaluations]
 
 
 def append(results: Path, line: Mapping[str, Any]) -> None:
@@ -108,7 +123,7 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
     options = parser.parse_args(argv)
     if options.run:
-        append(options.results, result(session.read(options.run)))
+        append(options.results, result(options.run))
     if options.results == RESULTS:
         for page in PAGES:
             text = with_table(page.read_text(encoding="utf-8"), page.name, read(RESULTS))
