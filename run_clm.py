@@ -65,8 +65,7 @@ def run(argv: list[str] | None) -> int:
         n_positions=pins.corpus.block_size,
         **{key: getattr(tokenizer, key) for key in SPECIAL_IDS},
     )
-    machine.require_precision(pins.training_arguments)
-    machine.require_disk(output_dir, plan.checkpoint_bytes(config))
+    machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
     batches = plan.split_step(pins, machine.processes())
 
     # Text to blocks of tokens, and what follows from their number.
@@ -92,7 +91,9 @@ def run(argv: list[str] | None) -> int:
         dataloader_pin_memory=machine.has_gpu(),
         ddp_find_unused_parameters=False,  # the search costs a walk through the graph per step
         disable_tqdm=True,
+        use_cpu=machine.use_cpu(pins.training_arguments),
     )
+    machine.require_all_processes(args.world_size)
     set_seed(args.seed)
     model = GPT2LMHeadModel(config)
     # Unset for GPT-2, and Trainer then divides by one token per block too many.
@@ -104,9 +105,7 @@ def run(argv: list[str] | None) -> int:
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": asdict(steps)}
     segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
     say(report.banner(history, output_dir, checkpoint.step(resume)))
-    tracked = main_process and "wandb" in args.report_to
-    if tracked:
-        segment.note(wandb_id=tracking.start(history, output_dir, say))
+    tracked = tracking.start(segment, args.report_to, say)
 
     stop = callbacks.StopOnSignal(say)
     trainer = Trainer(

@@ -133,10 +133,13 @@ def test_the_split_of_a_step_does_not_change_the_curve(tiny_recipe, tmp_path):
     assert curves[2] == pytest.approx(curves[0], abs=TOLERANCE)
 
 
-def test_two_processes_give_the_curve_of_one(tiny_recipe, tmp_path):
-    """Law 4 under torchrun."""
+@pytest.mark.parametrize("use_cpu", [True, False])
+def test_two_processes_give_the_curve_of_one(tiny_recipe, tmp_path, use_cpu):
+    """Law 4 under torchrun, whether or not a recipe says that there is no GPU."""
     alone = train(tiny_recipe(), tmp_path / "alone")
-    path = tiny_recipe(training_arguments__per_device_train_batch_size=2)
+    path = tiny_recipe(
+        training_arguments__per_device_train_batch_size=2, training_arguments__use_cpu=use_cpu
+    )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     result = subprocess.run(
         [*torchrun, "--nproc_per_node=2", "run_clm.py", path, "--output_dir", tmp_path / "two"],

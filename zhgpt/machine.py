@@ -53,6 +53,27 @@ def describe() -> dict[str, Any]:
     }
 
 
+def use_cpu(training_arguments: Mapping[str, Any]) -> bool:
+    """Without a GPU the library has to be told: else each process would train on its own."""
+    return training_arguments.get("use_cpu", False) or not torch.accelerator.is_available()
+
+
+def require_all_processes(world_size: int) -> None:
+    """`world_size` is what the library found; the steps were planned for `processes()`."""
+    if world_size != processes():
+        raise InputError(
+            f"{processes()} processes were started and {world_size} train(s) together; each would"
+            " train a model of its own into one folder.\n"
+            "Start them with torchrun, one per GPU, or with --use_cpu true."
+        )
+
+
+def require(training_arguments: Mapping[str, Any], folder: Path, checkpoint_bytes: int) -> None:
+    """InputError where this machine cannot compute or keep what is asked."""
+    require_precision(training_arguments)
+    require_disk(folder, checkpoint_bytes)
+
+
 def require_precision(training_arguments: Mapping[str, Any]) -> None:
     """Refuses bf16 where it would not be used; a run in another precision is another run."""
     if not training_arguments.get("bf16") or training_arguments.get("use_cpu"):

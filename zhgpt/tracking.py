@@ -2,22 +2,27 @@
 
 import netrc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 
+from zhgpt.session import Session
+
 COLUMNS = ["step", "tokens", "prompt", "text"]
 
 
-def start(record: dict[str, Any], output_dir: Path, say: Callable[[str], None]) -> str:
-    """Starts (or continues) the W&B run of a record and returns its id.
+def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Starts (or continues) the run in W&B if the recipe reports there; whether it does.
 
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
+    if not segment.main_process or "wandb" not in report_to:
+        return False
+    record = segment.record
     offline = "WANDB_MODE" not in os.environ and not has_account()
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "zhgpt"),
@@ -26,21 +31,16 @@ def start(record: dict[str, Any], output_dir: Path, say: Callable[[str], None]) 
         name=record["name"],
         tags=tags(record),
         config={key: record[key] for key in _CONFIG},
-        dir=output_dir,
+        dir=segment.folder,
         id=os.environ.get("WANDB_RUN_ID", record.get("wandb_id")),
         resume="allow",
         mode="offline" if offline else None,
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            disable_git=True,
-            disable_code=True,
-            disable_job_creation=True,
-        ),
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
     )
+    segment.note(wandb_id=run.id)
     define_axes()
     say(where(run, offline))
-    return run.id
+    return True
 
 
 _CONFIG = (
