@@ -1,0 +1,98 @@
+"""The README: its commands work, its links lead somewhere, its table is the recorded results."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from zhgpt import record
+from zhgpt.metrics import repetition
+
+COMMANDS = [
+    "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
+    " && .venv/bin/python run_clm.py recipes/village.json",
+    "python3 -m venv .venv && .venv/bin/pip install -r tests/requirements.txt"
+    " && .venv/bin/python -m pytest",
+]
+PAGES = [ROOT / page for page in record.PAGES]
+MARKDOWN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRIGRAMS = 2.20  # bits per byte of python -m zhgpt.baseline on the village stories
+PROMPT = "村民们都很高兴"
+
+
+def commands(page: Path) -> list[str]:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line[4:] for line in lines if line.startswith("    python3 -m venv")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_page_has_the_two_commands(page):
+    assert commands(page) == COMMANDS
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_recipe_is_in_the_table(page):
+    rows = re.findall(r"^\| `(\w+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.json")}
+    assert recipes and recipes <= set(rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_results_are_those_recorded(page):
+    text = page.read_text(encoding="utf-8")
+    lines = record.read(ROOT / record.RESULTS)
+    assert text == record.with_table(text, page.name, lines)
+
+
+def fresh_copy(folder: Path) -> Path:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode("utf-8").split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_first_command_trains_a_model_that_speaks(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")  # a user's run takes all cores
+    folder = fresh_copy(tmp_path / "zhgpt")
+    install, _, train = commands(folder / "README.md")[0].rpartition(" && ")
+    subprocess.run(["bash", "-c", install], cwd=folder, check=True)
+    began = time.monotonic()
+    trained = subprocess.run(
+        ["bash", "-c", train], cwd=folder, capture_output=True, text=True, encoding="utf-8"
+    )
+    seconds = time.monotonic() - began
+    assert trained.returncode == 0, trained.stderr
+    assert seconds <= 240
+    assert any(line.startswith(PROMPT) for line in trained.stdout.splitlines()[-3:])
+    run = json.loads((folder / "runs/village/run.json").read_text(encoding="utf-8"))
+    assert run["status"] == "finished"
+    assert run["metrics"]["eval_bits_per_byte"] < min(1.2, TRIGRAMS / 2)
+    assert_no_more_repetitive_than_the_stories(folder)
+
+
+def assert_no_more_repetitive_than_the_stories(folder: Path) -> None:
+    samples = texts(folder / "runs/village/samples.jsonl")
+    last = [row["text"] for row in samples if row["step"] == samples[-1]["step"]]
+    length = sum(map(len, last))
+    stories = [row["text"] for row in texts(folder / "recipes/village/validation.jsonl")]
+    usual = sum(repetition(story[:length]) for story in stories) / len(stories)
+    assert repetition("".join(last)) <= 1.5 * usual
+
+
+def texts(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
