@@ -129,6 +129,7 @@ def run(argv: list[str] | None) -> int:
     if stop.stopped and trainer.state.global_step < steps.max_steps:
         segment.end("interrupted", stop.reason, trainer.state.global_step)
         say(f"stopped at step {trainer.state.global_step}, saved; the same command continues")
+        machine.end(trainer)
         return INTERRUPTED
 
     evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
@@ -141,7 +142,7 @@ def run(argv: list[str] | None) -> int:
         report.write_model_card(history, output_dir)
     segment.end("finished", "finished", steps.max_steps)
     say(report.summary(history, output_dir))
-    trainer.end()
+    machine.end(trainer)
     return FINISHED
 
 

@@ -58,6 +58,20 @@ def use_cpu(training_arguments: Mapping[str, Any]) -> bool:
     return training_arguments.get("use_cpu", False) or not torch.accelerator.is_available()
 
 
+def end(trainer: transformers.Trainer) -> None:
+    """Leaves the group of processes; call it last.
+
+    The group itself is kept to the process's end: torch destroys one while it holds Python's lock
+    and waits for a thread that may want this lock (seen with gloo, torch 2.13: a hang at exit).
+    """
+    if torch.distributed.is_initialized():
+        _KEPT.append(torch.distributed.group.WORLD)
+    trainer.end()
+
+
+_KEPT: list[Any] = []
+
+
 def require_all_processes(world_size: int) -> None:
     """`world_size` is what the library found; the steps were planned for `processes()`."""
     if world_size != processes():
