@@ -1,6 +1,7 @@
 """What a person reads of a run: the banner before it, the summary and the model card after it."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,12 @@ FIGURES = (
 
 def printable(text: str) -> str:
     """An untrained model writes control characters too; a terminal would obey them."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in _OBEYED and c != "\n" else c for c in text
+    )
+
+
+_OBEYED = ("Cc", "Cf", "Cs")  # control, format (right-to-left marks among them), surrogate
 
 
 def last_samples(output_dir: Path) -> list[dict[str, Any]]:

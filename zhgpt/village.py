@@ -46,13 +46,15 @@ def _load(path: Path) -> Any:
 
 def expand(template: str, slots: dict[str, str], draw: random.Random) -> str:
     """One reading of a template: alternatives drawn from the inside out, then the slots filled."""
-    inner = re.compile(r"\[([^\[\]]*)\]")
-    while True:
-        template = inner.sub(lambda match: draw.choice(match[1].split("|")), template)
-        filled = re.sub(r"\{(\w+)\}", lambda match: slots[match[1]], template)
-        if filled == template:
-            return filled
-        template = filled
+    before = None
+    while template != before:
+        before = template
+        template = _INNERMOST.sub(lambda match: draw.choice(match[1].split("|")), template)
+        template = _SLOT.sub(lambda match: slots[match[1]], template)
+    return template
+
+
+_INNERMOST, _SLOT = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w+)\}")
 
 
 def sentences(text: str) -> list[str]:
