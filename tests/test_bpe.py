@@ -1,0 +1,151 @@
+"""Tokenizers: every string comes back, the ids are the same everywhere, nothing is half written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_stories, write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer, GPT2Config
+
+import run_bpe
+from zhgpt import bpe
+
+SHIPPED = sorted(path.parent for path in (ROOT / "tokenizer").glob("*/tokenizer.json"))
+HARD = "ＡＢＣ，全角 é é ﷺ 🀄🇨🇳👨‍👩‍👧 \u2028\u3000\x00\x07\r\n\t<|endoftext|><|pad|> 12345 don't"
+
+
+def load(folder: Path) -> Tokenizer:
+    """As the corpus uses it: a special token's name inside a text is text."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def round_trip(tokenizer: Tokenizer, text: str) -> str:
+    return tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False)
+
+
+@given(st.text())
+def test_every_string_comes_back(tiny_files, text):
+    assert round_trip(load(tiny_files["tokenizer"]), text) == text
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+class TestShipped:
+    def test_hard_text_comes_back(self, folder):
+        assert round_trip(load(folder), HARD) == HARD
+
+    def test_every_byte_is_an_entry_and_nothing_is_normalised(self, folder):
+        tokenizer = load(folder)
+        assert set(pre_tokenizers.ByteLevel.alphabet()) <= set(tokenizer.get_vocab())
+        assert tokenizer.normalizer is None
+
+    def test_the_library_gives_the_same_ids(self, folder, tmp_path):
+        """Also beside a model's config.json, from which the library would guess another class."""
+        beside = tmp_path / "model"
+        shutil.copytree(folder, beside)
+        GPT2Config(bos_token_id=0, eos_token_id=0).save_pretrained(beside)
+        ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(HARD).ids
+        for path in (folder, beside):
+            assert AutoTokenizer.from_pretrained(path)(HARD)["input_ids"] == ids
+
+    def test_end_and_padding_are_two_tokens(self, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0
+        assert tokenizer.pad_token_id == 1
+        bpe.check(tokenizer.backend_tokenizer, 0, 1, folder.name)
+
+    def test_bytes_of_tokens_are_those_of_the_text(self, folder):
+        tokenizer = load(folder)
+        table = bpe.token_bytes(tokenizer)
+        assert b"".join(table[i] for i in tokenizer.encode(HARD).ids) == HARD.encode()
+        assert table[0] == table[1] == b"" and all(table[2:])
+
+    def test_the_card_tells_no_folder_of_a_machine(self, folder):
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        names = facts["recipe"]["corpus"]["train_files"] + [
+            f["name"] for f in facts["text"]["files"]
+        ]
+        assert names and not any("/" in name for name in names)
+        assert facts["entries"] == load(folder).get_vocab_size()
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"{facts['text']['documents']:,}" in card
+
+
+def test_32k_v1_is_what_its_name_says():
+    facts = json.loads((ROOT / "tokenizer/32k_v1/training.json").read_text(encoding="utf-8"))
+    assert facts["entries"] == 32_000
+    assert facts["text"]["documents"] == 53_215
+    assert not any("validation" in file["name"] for file in facts["text"]["files"])
+
+
+def test_village_4k_is_made_again_byte_for_byte(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = tmp_path / "village_4k"
+    assert run_bpe.run(["recipes/bpe_village.json", "--output_dir", str(made)]) == 0
+    committed = ROOT / "tokenizer/village_4k/tokenizer.json"
+    assert (made / "tokenizer.json").read_bytes() == committed.read_bytes()
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    files = [write_jsonl(tmp_path / f"{seed}.jsonl", tiny_stories(30, seed)) for seed in (1, 2)]
+    content = {
+        "name": "small",
+        "purpose": "tests",
+        "corpus": {"train_files": [str(path) for path in files]},
+        "bpe": {"vocab_size": 350, "pattern": r"\p{Han}+|[^\p{Han}]+"},
+    }
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_order_of_texts_and_threads_change_nothing(recipe, tmp_path, monkeypatch):
+    made = []
+    for threads, names in [("true", ["1.jsonl", "2.jsonl"]), ("false", ["b.jsonl", "a.jsonl"])]:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
+        shutil.copy(tmp_path / "1.jsonl", tmp_path / "b.jsonl")
+        shutil.copy(tmp_path / "2.jsonl", tmp_path / "a.jsonl")
+        folder = tmp_path / names[0][0]
+        files = [str(tmp_path / name) for name in names]
+        arguments = [str(recipe), "--output_dir", str(folder), "--train_files", *files]
+        assert run_bpe.run(arguments) == 0
+        made.append((folder / "tokenizer.json").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_vocabulary_that_the_text_does_not_fill_is_said(recipe, tmp_path, capsys):
+    arguments = [str(recipe), "--output_dir", str(tmp_path / "t"), "--vocab_size", "9999"]
+    assert run_bpe.run(arguments) == 0
+    assert "not for 9,999" in capsys.readouterr().out
+
+
+def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatch):
+    arguments = [str(recipe), "--output_dir", str(tmp_path / "t")]
+    with monkeypatch.context() as broken:
+        broken.setattr(bpe, "card", lambda *facts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_bpe.run(arguments)
+    assert not (tmp_path / "t").exists()
+    assert run_bpe.run(arguments) == 0
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [
+        "README.md",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    ]
+    assert run_bpe.run([*arguments, "--overwrite", "--vocab_size", "300"]) == 0
+    assert load(tmp_path / "t").get_vocab_size() == 300
+
+
+def test_compare(tiny_files, capsys):
+    folders = [str(tiny_files["tokenizer"]), str(ROOT / "tokenizer" / "village_4k")]
+    files = ["--files", str(tiny_files["validation"])]
+    assert run_bpe.run(["--compare", *folders, *files]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3 and rows[1].startswith(folders[0]) and rows[2].rstrip().endswith("yes")
