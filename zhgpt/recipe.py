@@ -109,7 +109,7 @@ MACHINE_KEYS = re.compile(
 
 
 def _changes_result(path: str) -> bool:
-    section, _, key = path.rpartition(".")
+    section, _, key = path.partition(".")
     if section == "training_arguments":
         return not MACHINE_KEYS.fullmatch(key)
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
