@@ -45,7 +45,7 @@ def run(argv: list[str] | None) -> int:
     say = report.speaker(main_process)
 
     # What is asked, and whether it can be done here: nothing is written before all of it holds.
-    asked = command.read(argv, recipe.ClmRecipe, constructors=SECTIONS, flags=FLAGS)
+    asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
     history = session.claim(output_dir, session.new(asked))

@@ -121,6 +121,7 @@ class Samples(TrainerCallback):
 
     def __init__(self, section: SamplesSection, output_dir: Path, say: Say, tracked: bool):
         self.section, self.say, self.tracked = section, say, tracked
+        self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -141,9 +142,11 @@ class Samples(TrainerCallback):
                 "tokens": state.log_history[-1]["tokens"] if state.log_history else 0,
                 "prompt": prompt,
                 "text": text,
-                "settings": {k: v for k, v in asdict(self.section).items() if k != "prompts"},
+                "settings": self.settings | {"seed": self.section.seed + number},
             }
-            for prompt, text in continuations(model, processing_class, self.section)
+            for number, (prompt, text) in enumerate(
+                continuations(model, processing_class, self.section)
+            )
         ]
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -155,18 +158,23 @@ class Samples(TrainerCallback):
 
 
 def continuations(model, tokenizer, section: SamplesSection) -> list[tuple[str, str]]:
-    """(prompt, continuation) pairs; the global random state and the model's mode are kept."""
+    """(prompt, continuation) pairs; the global random state and the model's mode are kept.
+
+    Prompt number i is drawn with seed + i: the same prompt twice is continued in two ways.
+    """
     devices = [model.device] if model.device.type == "cuda" else []
     training = model.training
     model.eval()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
-        texts = [_continue(model, tokenizer, prompt, section) for prompt in section.prompts]
+        texts = []
+        for number, prompt in enumerate(section.prompts):
+            torch.manual_seed(section.seed + number)
+            texts.append(_continue(model, tokenizer, prompt, section))
     model.train(training)
     return list(zip(section.prompts, texts, strict=True))
 
 
 def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
-    torch.manual_seed(section.seed)
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     config = GenerationConfig(

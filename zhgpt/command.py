@@ -46,7 +46,6 @@ class Command:
 def read(
     argv: Sequence[str] | None,
     schema: type,
-    *,
     constructors: Mapping[str, type] = MappingProxyType({}),
     flags: Mapping[str, Flag] = MappingProxyType({}),
     description: str = "",
