@@ -43,7 +43,6 @@ def run(argv: list[str] | None) -> int:
     machine.quiet_libraries()
     main_process = machine.rank() == 0
     say = report.speaker(main_process)
-
     # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
@@ -57,6 +56,7 @@ def run(argv: list[str] | None) -> int:
     tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
     backend = tokenizer.backend_tokenizer
     bpe.check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
+    bpe.check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)
     config = recipe.build(
         GPT2Config,
         "model",

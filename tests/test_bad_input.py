@@ -198,6 +198,10 @@ RECIPE = {
     ),
     "a name that is a path": (lambda b: b.recipe(name="../x"), ["name", "../x"]),
     "empty prompt": (lambda b: b.recipe(samples__prompts=[""]), ["samples.prompts"]),
+    "a prompt without room for an answer": (
+        lambda b: b.recipe(samples__prompts=["村民们都很高兴" * 40]),
+        ["samples.prompts", "32 positions"],
+    ),
     "what the library refuses": (
         lambda b: b.recipe(
             training_arguments__load_best_model_at_end=True, training_arguments__eval_steps=2

@@ -264,6 +264,17 @@ def check(tokenizer: Tokenizer, eos_id: int | None, pad_id: int | None, where: s
         )
 
 
+def check_prompts(tokenizer: Tokenizer, prompts: Sequence[str], block_size: int) -> None:
+    """InputError for a prompt that leaves no position for a continuation."""
+    for prompt in prompts:
+        length = len(tokenizer.encode(prompt).ids)
+        if length >= block_size:
+            raise InputError(
+                f"samples.prompts: {prompt[:20]!r}... has {length:,} tokens, and the model has"
+                f" {block_size:,} positions (corpus.block_size). Shorten it."
+            )
+
+
 def compare(folders: Sequence[str], patterns: Sequence[str], text_column: str) -> str:
     """A table of tokenizers on the same text; fewer tokens for the same bytes is better packing."""
     heads = ("tokenizer", "entries", "bytes/token", "chars/token", "tokens", "unused", "round trip")
