@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 # Tiny models spend more time handing work between threads than doing it.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same examples on every machine, however slow it is.
+hypothesis.settings.register_profile("zhgpt", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("zhgpt")
 
 
 @pytest.fixture

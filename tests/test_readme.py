@@ -76,6 +76,7 @@ def test_the_first_command_trains_a_model_that_speaks(tmp_path, monkeypatch):
         ["bash", "-c", train], cwd=folder, capture_output=True, text=True, encoding="utf-8"
     )
     seconds = time.monotonic() - began
+    print(trained.stdout[-4000:], f"{seconds:.0f} seconds after the install")
     assert trained.returncode == 0, trained.stderr
     assert seconds <= 240
     ending = trained.stdout.rpartition("village is finished")[2]
