@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,19 @@ def test_interrupted_and_killed_runs_continue_to_the_uninterrupted_result(tiny_r
         "killed (found at the next start)",
         "finished",
     ]
+
+
+def test_another_micro_batch_continues_with_the_same_data(finished, tiny_recipe):
+    """The machine may change between two starts: the curve stays, up to rounding."""
+    before = losses(finished)
+    shutil.rmtree(finished / "checkpoint-6")
+    (finished / "run.json").write_text(
+        (finished / "run.json").read_text().replace('"status": "finished"', '"status": "running"')
+    )
+    path = tiny_recipe(training_arguments__per_device_train_batch_size=2)
+    assert run_clm.run([str(path), "--output_dir", str(finished)]) == 0
+    assert losses(finished) == pytest.approx(before, abs=1e-5)
+    assert json.loads((finished / "run.json").read_text())["segments"][1]["from_step"] == 3
 
 
 def test_killed_after_the_last_checkpoint_never_trains_past_the_end(finished, tiny_recipe):
