@@ -2,10 +2,10 @@
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
-from zhgpt.recipe import ClmRecipe, CorpusSection, SamplesSection
 
 from zhgpt import plan
 from zhgpt.errors import InputError
+from zhgpt.recipe import ClmRecipe, CorpusSection, SamplesSection
 
 
 def config(**changes):
