@@ -52,11 +52,11 @@ def run(argv: list[str] | None) -> int:
         say(report.summary(history, output_dir))
         return FINISHED
 
+    corpus.require_files(pins.corpus)
     bpe.require_folder(pins.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
     backend = tokenizer.backend_tokenizer
-    bpe.check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
-    bpe.check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)
+    bpe.require_usable(tokenizer, pins)
     config = recipe.build(
         GPT2Config,
         "model",

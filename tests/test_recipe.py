@@ -8,8 +8,9 @@ import pytest
 from conftest import ROOT
 from transformers import GPT2Config, TrainingArguments
 
+import run_clm
 from zhgpt import check, command, plan, recipe
-from zhgpt.errors import InputError
+from zhgpt.errors import InputError, exit_code
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 SHIPPED = sorted((ROOT / "recipes").glob("*.json"))
@@ -194,6 +195,17 @@ def test_every_shipped_recipe_is_read_and_built(path, tmp_path):
         TrainingArguments, "arguments", asked, output_dir=str(tmp_path), use_cpu=True
     )
     assert arguments.weight_decay == 0.1 and "wandb" in arguments.report_to
+
+
+@pytest.mark.parametrize("name", ["gpt2_124m", "l20_300m"])
+def test_a_pinned_recipe_without_text_says_what_to_put_where(name, tmp_path, monkeypatch, capsys):
+    """Before anything else is asked of the machine."""
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(run_clm.run, [str(ROOT / f"recipes/{name}.json")]) == 2
+    message = capsys.readouterr().err
+    for part in ("data/train/*", ".jsonl", ".zst", "--train_files"):
+        assert part in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_two_pinned_recipes_are_what_they_promise():

@@ -264,6 +264,13 @@ def check(tokenizer: Tokenizer, eos_id: int | None, pad_id: int | None, where: s
         )
 
 
+def require_usable(tokenizer: Any, pins: Any) -> None:
+    """`tokenizer` is AutoTokenizer's, `pins` a ClmRecipe; InputError if they do not fit."""
+    backend = tokenizer.backend_tokenizer
+    check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
+    check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)
+
+
 def check_prompts(tokenizer: Tokenizer, prompts: Sequence[str], block_size: int) -> None:
     """InputError for a prompt that leaves no position for a continuation."""
     for prompt in prompts:

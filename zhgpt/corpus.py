@@ -67,6 +67,11 @@ def prepare(section: CorpusSection, tokenizer: Tokenizer, eos_id: int, say: Say 
 Paths = dict[str, list[Path]]
 
 
+def require_files(section: CorpusSection) -> None:
+    """InputError unless the named text is there: said before anything that takes time."""
+    _find(section, lambda line: None)
+
+
 def _find(section: CorpusSection, say: Say) -> Paths:
     paths = {
         "train": files.find_files(section.train_files, "train_files", say),
