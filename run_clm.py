@@ -95,7 +95,7 @@ def run(argv: list[str] | None) -> int:
     )
     machine.require_all_processes(args.world_size)
     set_seed(args.seed)
-    model = GPT2LMHeadModel(config)
+    model = recipe.build(GPT2LMHeadModel, "model", {}, config=config)
     # Unset for GPT-2, and Trainer then divides by one token per block too many.
     model.loss_type = "ForCausalLM"
 

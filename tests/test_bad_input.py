@@ -202,6 +202,10 @@ RECIPE = {
         lambda b: b.recipe(samples__prompts=["村民们都很高兴" * 40]),
         ["samples.prompts", "32 positions"],
     ),
+    "an activation that does not exist": (
+        lambda b: b.recipe(model__activation_function="gelu_old"),
+        ["model", "GPT2LMHeadModel refuses", "gelu_old"],
+    ),
     "what the library refuses": (
         lambda b: b.recipe(
             training_arguments__load_best_model_at_end=True, training_arguments__eval_steps=2

@@ -82,6 +82,11 @@ def test_neither_do_the_order_of_keys_and_the_reasons(tmp_path):
     assert recipe.content_hash(other) == hash_with()
 
 
+def test_a_whole_number_is_the_same_where_none_is_allowed_beside_it():
+    assert hash_with("--eval_steps=500") == hash_with("--eval_steps=500.0")
+    assert read("--eval_steps=500").run_name == read("--eval_steps=500.0").run_name
+
+
 def test_a_name_made_of_overrides_is_a_folder_name():
     name = read("--lr_scheduler_kwargs", '{"min_lr_rate": 0.2, "x": "a/b c"}').run_name
     assert "/" not in name and " " not in name
@@ -125,12 +130,94 @@ def test_differences_name_key_and_both_values():
         (["--lr_scheduler_type", "linear"], "training_arguments.lr_scheduler_type", "linear"),
         (["--lr_scheduler_kwargs", '{"a": 1}'], "training_arguments.lr_scheduler_kwargs", {"a": 1}),
         (["--optim_args", "a=-1"], "training_arguments.optim_args", "a=-1"),
+        (["--text_column", '"a"'], "corpus.text_column", '"a"'),  # a text is never unquoted
+        (["--text_column", "[NaN]"], "corpus.text_column", "[NaN]"),
+        (["--train_files", "[ab]*.txt"], "corpus.train_files", ["[ab]*.txt"]),
+        (["--prompts", "nan"], "samples.prompts", ["nan"]),
     ],
 )
 def test_overrides(words, key, value):
     overrides = read(*words).overrides
     assert list(overrides) == [key]
     assert overrides[key] == (value if words[1:] != ["wandb", "tensorboard"] else words[1:])
+
+
+FLAGS = {"output_dir": command.Flag(str, "where"), "overwrite": command.Flag(bool, "anew")}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--output_dir=a", "--output_dir=b"], ["--output_dir", "twice"]),
+        (["--overwrite", "--overwrite"], ["--overwrite", "twice"]),
+        (["--output_dir="], ["--output_dir", "needs a value"]),
+        (["--output_dir"], ["--output_dir", "needs a value"]),
+        (["--overwrite", "false"], ["--overwrite false", "takes no value"]),
+        (["--n_layer=1_2"], ["--n_layer 1_2", "expected an integer."]),
+        (["--learning_rate", "1" + "0" * 400], ["--learning_rate", "finite"]),
+        (["--learning_rate=inf"], ["--learning_rate", "finite"]),
+        (["--train_files="], ["corpus.train_files", "none of them empty"]),
+        (["--lr_scheduler_kwargs", '{"a": NaN}'], ["--lr_scheduler_kwargs", "NaN"]),
+        (["--lr_scheduler_kwargs", '{"a": 1e999}'], ["--lr_scheduler_kwargs", "finite"]),
+        (["--lr_scheduler_kwargs", '{"a": 1, "a": 2}'], ["--lr_scheduler_kwargs", "twice"]),
+        (["--lr_scheduler_kwargs", '{"a":' * 900 + "1" + "}" * 900], ["--lr_scheduler", "deep"]),
+        (["--lr_scheduler_kwargs", r'{"a": "\ud800"}'], ["--lr_scheduler_kwargs", "half a char"]),
+        (["--purpose", "\udcff"], ["udcff", "not UTF-8"]),  # how Python hands on a stray byte
+        (["--n_embd=100"], ["command line: model.n_embd = 100", "model.n_head = 12"]),
+        (["--model", "{}"], ["--model is a section", "--model.KEY"]),
+        (["--dtype=bfloat16"], ["model.dtype", "32 bits", "bf16"]),
+        (["--dataloader_in_order=false"], ["dataloader_in_order", "seed"]),
+    ],
+)
+def test_a_command_line_is_as_strict_as_a_file(words, said):
+    with pytest.raises(InputError) as refused:
+        command.read([BASELINE, *words], recipe.ClmRecipe, constructors=SECTIONS, flags=FLAGS)
+    for part in said:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("training_arguments.learning_rate", 10**400, "learning_rate = 1000"),
+        ("training_arguments.lr_scheduler_kwargs", {"min_lr_rate": float("1e999")}, "min_lr_rate"),
+        ("training_arguments.learning_rate", "nan", "expected a number."),
+        ("model.max_position_embeddings", 512, "corpus.block_size"),
+        ("model.n_inner", [[[]]] * 3, "model.n_inner"),
+        ("corpus.text_column", " ", "corpus.text_column"),
+        ("corpus.validation_files", [""], "corpus.validation_files"),
+        ("purpose", "a\ud800", "half a character"),
+    ],
+)
+def test_a_file_is_refused_with_its_key(key, value, said, tmp_path):
+    content = json.loads((ROOT / "recipes" / "gpt2_124m.json").read_text(encoding="utf-8"))
+    section, _, leaf = key.rpartition(".")
+    (content[section] if section else content)[leaf] = value
+    path = tmp_path / "spoilt.json"
+    path.write_text(json.dumps(content).replace("Infinity", "1e999"), encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        command.read([str(path)], recipe.ClmRecipe, constructors=SECTIONS)
+    assert "spoilt.json" in str(refused.value) and said in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [60, 600, 950, 100_000])
+def test_a_file_that_is_nested_too_deep_is_refused(depth, tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text('{"model": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(InputError, match=r"deep\.json: .*(deep|recursion)"):
+        command.read([str(path)], recipe.ClmRecipe, constructors=SECTIONS)
+
+
+@pytest.mark.parametrize("key", ["hub_token", "push_to_hub_token"])
+def test_a_secret_is_not_repeated_in_the_message(key, tmp_path):
+    content = json.loads((ROOT / "recipes" / "gpt2_124m.json").read_text(encoding="utf-8"))
+    content["training_arguments"][key] = "hf_secret"
+    path = tmp_path / "secret.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    for argv in ([str(path)], [BASELINE, f"--{key}=hf_secret"]):
+        with pytest.raises(InputError, match="HF_TOKEN") as refused:
+            command.read(argv, recipe.ClmRecipe, constructors=SECTIONS)
+        assert "hf_secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("constructor", SECTIONS.values())

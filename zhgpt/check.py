@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import enum
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +21,9 @@ DERIVED = {
     "model.bos_token_id": "it is the tokenizer's",
     "model.eos_token_id": "it is the tokenizer's",
     "model.pad_token_id": "it is the tokenizer's",
+    "model.dtype": "weights are kept in 32 bits; write training_arguments.bf16 or fp16",
+    "model.is_encoder_decoder": "GPT-2 is a decoder",
+    "model.add_cross_attention": "there is no encoder to attend to",
     "training_arguments.output_dir": "it is the flag --output_dir",
     "training_arguments.run_name": "it is the recipe's name and its overrides",
     "training_arguments.gradient_accumulation_steps": "it follows from tokens_per_step",
@@ -28,6 +31,7 @@ DERIVED = {
     "training_arguments.train_sampling_strategy": "the order of blocks follows from the seed",
     "training_arguments.data_seed": "the order of blocks follows from training_arguments.seed",
     "training_arguments.dataloader_drop_last": "a run is a stream of whole steps",
+    "training_arguments.dataloader_in_order": "the order of blocks follows from the seed",
     "training_arguments.dataloader_pin_memory": "it is on where there is a GPU",
     "training_arguments.ddp_find_unused_parameters": "all of GPT-2's parameters are used",
     "training_arguments.ignore_data_skip": "a continued run would see its text twice",
@@ -91,7 +95,13 @@ _NOT_EPOCH: Rule = (
     '"steps" or "no": a run is one stream over all epochs; write the interval in steps, or as a'
     " share of the run below 1",
 )
+_TEXT: Rule = (lambda x: x.strip() != "", "a text that is not empty")
+_FILES: Rule = (lambda x: all(map(str.strip, x)), "files, folders or globs, none of them empty")
 RANGES: dict[str, Rule] = {
+    "tokenizer": _TEXT,
+    "corpus.train_files": _FILES,
+    "corpus.validation_files": _FILES,
+    "corpus.text_column": _TEXT,
     "corpus.block_size": (lambda x: x >= 2, "2 or more"),
     "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
     "tokens_per_step": _POSITIVE,
@@ -201,14 +211,14 @@ def type_fault(annotation: Any, value: Any) -> str | None:
     fault = f"expected {describe(annotation)}"
     if isinstance(value, str):
         number = _as_number(value)
-        if number is not None and accepts(annotation, number):
+        if number is not None and is_finite(number) and accepts(annotation, number):
             return f"{fault}; write {value} without quotes"
         return fault + suggestion(value, enum_values(annotation))
     return fault
 
 
 def _as_number(text: str) -> int | float | None:
-    for convert in (int, float):
+    for convert in (int, float) if "_" not in text else ():  # Python reads 1_2 as 12
         try:
             return convert(text)
         except ValueError:
@@ -243,7 +253,8 @@ def key_fault(
     if key in known:
         return None
     if key in aliases:
-        return f"is called {aliases[key]}"
+        name = aliases[key]
+        return key_fault(section, name, known, {}) or f"is called {name}"
     return "is not known" + suggestion(key, known)
 
 
@@ -254,7 +265,24 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+    """Whether every number in `value` fits a float: no NaN, no infinity, no 400 digits."""
+    if isinstance(value, dict | list):
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
+    largest = sys.float_info.max
+    return not isinstance(value, int | float) or -largest <= value <= largest
+
+
+def is_deep(value: Any, limit: int = 50) -> bool:
+    """Whether objects and lists lie in one another deeper than any recipe needs."""
+    level = [value]
+    for _ in range(limit):
+        nested = [
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, dict | list)
+        ]
+        level = [child for children in nested for child in children]
+    return bool(level)
 
 
 def shown(value: Any) -> str:

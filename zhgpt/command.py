@@ -55,18 +55,23 @@ def read(
     A section named in `constructors` has the fields of that class. `--help` prints and exits.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for word in argv:
+        if not word.isascii() and word.encode(errors="ignore").decode() != word:
+            raise InputError(f"{ascii(word)}: not UTF-8; the terminal's encoding has to be UTF-8.")
     form = _Form(schema, constructors)
     if "--help" in argv or "-h" in argv:
         print(_help(description, form, flags))
         raise SystemExit(0)
     path, options = _split(argv)
     content = load_json(Path(path))
-    own = {name: False if flag.type is bool else None for name, flag in flags.items()}
+    own: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     for option, raws in options:
         name = option.lstrip("-").replace("-", "_")
         if name in flags:
-            own[name] = _parse(option, raws, flags[name].type)
+            if name in own:
+                raise InputError(f"{option}: given twice on the command line.")
+            own[name] = _parse_flag(option, raws, flags[name].type)
             continue
         key = form.resolve(option, name, flags)
         if key in overrides:
@@ -74,6 +79,9 @@ def read(
         overrides[key] = _parse(option, raws, form.annotation(key))
         _put(content, key, overrides[key], path)
     recipe = form.check(content, path, overrides)
+    own = {
+        name: own.get(name, False if flag.type is bool else None) for name, flag in flags.items()
+    }
     return Command(recipe, {key: _value_at(recipe, key) for key in overrides}, own, path)
 
 
@@ -103,7 +111,7 @@ def load_json(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise InputError(f"{path}: empty; a recipe is a JSON object.")
     try:
-        content = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        content = _strict_json(text)
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}:{error.colno}"
         raise InputError(f"{where}: not JSON ({error.msg}).") from None
@@ -112,6 +120,19 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a JSON object, this is {check.shown(content)}.")
     return content
+
+
+def _strict_json(text: str) -> Any:
+    """JSON as a recipe may have it; ValueError says what is wrong."""
+    value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    if check.is_deep(value):
+        raise ValueError("objects and lists lie too deep in one another")
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{half} is half a character; write the whole one") from None
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,35 +170,69 @@ def _split(argv: list[str]) -> tuple[str, list[tuple[str, list[str]]]]:
     return path, options
 
 
+def _parse_flag(option: str, raws: list[str], kind: type) -> Any:
+    """The value of an option of the command itself: a switch has none, any other has one."""
+    if kind is bool and raws:
+        raise InputError(f"{option} {' '.join(raws)}: takes no value; write {option} alone.")
+    if kind is not bool and raws in ([], [""]):
+        raise InputError(f"{option}: needs a value, {check.describe(kind)}.")
+    return _parse(option, raws, kind)
+
+
 def _parse(option: str, raws: list[str], annotation: Any) -> Any:
     """The first reading of the words that the key's type accepts."""
     if not raws and check.accepts(annotation, True):
         return True
     if not raws:
         raise InputError(f"{option}: needs a value, {check.describe(annotation)}.")
-    for value in _readings(raws):
-        if check.accepts(annotation, value) and check.is_finite(value):
+    for value in _readings(option, raws, annotation):
+        if check.accepts(annotation, value):
+            if not check.is_finite(value):
+                raise InputError(f"{option} {' '.join(raws)[:60]}: expected a finite number.")
             return value
     words = " ".join(raws)
     fault = check.type_fault(annotation, words) or f"expected {check.describe(annotation)}"
     raise InputError(f"{option} {words}: {fault}.")
 
 
-def _readings(raws: list[str]) -> Iterator[Any]:
-    """What the words may mean, the most special first; a sweep writes True, None, ['a']."""
+def _readings(option: str, raws: list[str], annotation: Any) -> Iterator[Any]:
+    """What the words may mean, the most special first; a sweep writes True, None, ['a'].
+
+    A text is never unquoted, and never read as a list or an object where the key takes neither.
+    """
     if len(raws) == 1:
         raw = raws[0]
         named = {"null": None, "None": None, "true": True, "True": True}
         named |= {"false": False, "False": False}
         if raw in named:
             yield named[raw]
-        for convert in (int, float, json.loads, ast.literal_eval):
+        for convert in (int, float) if "_" not in raw else ():  # Python reads 1_2 as 12
             try:
                 yield convert(raw)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
+            except ValueError:
                 continue
+        if raw[:1] in ("[", "{") and any(check.accepts(annotation, empty) for empty in ([], {})):
+            yield from _structure(option, raw)
         yield raw
     yield raws
+
+
+def _structure(option: str, raw: str) -> list[Any]:
+    """A list or an object, as JSON or as Python writes it; none: a glob such as [ab]*.txt."""
+    text = raw
+    try:
+        json.loads(raw)
+    except json.JSONDecodeError:
+        try:
+            text = json.dumps(ast.literal_eval(raw))
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return []
+    except (ValueError, RecursionError):
+        pass  # said below
+    try:
+        return [_strict_json(text)]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{option}: {error}.") from None
 
 
 def _put(content: dict[str, Any], key: str, value: Any, path: str) -> None:
@@ -224,6 +279,8 @@ class _Form:
         section, _, leaf = name.rpartition(".")
         if leaf in check.REMOVED:
             raise InputError(f"{option} is gone: {check.REMOVED[leaf]}.")
+        if name in self.sections:
+            raise InputError(f"{option} is a section; change one key of it: --{name}.KEY VALUE.")
         for section, aliases in self.aliases.items():
             if leaf in aliases:
                 raise InputError(f"{option} is called --{section}.{aliases[leaf]}.")
@@ -259,7 +316,8 @@ class _Checker:
 
     def fail(self, key: str, reason: str, *value: Any) -> typing.NoReturn:
         where = "command line" if key in self.overrides else self.path
-        said = f" = {check.shown(value[0])}" if value else ""
+        # A secret that was written here by mistake does not go on into a log.
+        said = f" = {check.shown(value[0])}" if value and not key.endswith("_token") else ""
         raise InputError(f"{where}: {key}{said}: {reason}.")
 
     def section(
@@ -285,14 +343,15 @@ class _Checker:
 
     def _value(self, key: str, value: Any, annotation: Any) -> Any:
         if dataclasses.is_dataclass(annotation) or annotation is Mapping:
-            annotation = dict
-        if not check.is_finite(value):
+            annotation = dict  # a section: its values are judged one by one
+        elif not check.is_finite(value):
             self.fail(key, "expected a finite number", value)
         fault = check.type_fault(annotation, value) or check.range_fault(key, value)
         if fault:
             self.fail(key, fault, value)
-        if annotation is float:
-            return float(value)
+        declared = (annotation, *typing.get_args(annotation))
+        if float in declared and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)  # 500 and 500.0 are one value, and have one hash
         return tuple(value) if annotation == Texts else value
 
     def rules(self, content: Mapping[str, Any]) -> None:
@@ -304,6 +363,8 @@ class _Checker:
         model = content.get("model", {})
         heads, width = model.get("n_head", 12), model.get("n_embd", 768)
         if width % heads:
+            if "model.n_embd" in self.overrides and "model.n_head" not in self.overrides:
+                self.fail("model.n_embd", f"model.n_head = {heads} has to divide it", width)
             self.fail("model.n_head", f"has to divide model.n_embd = {width}", heads)
         prompts = content.get("samples", {}).get("prompts", [])
         if "" in prompts:

@@ -170,5 +170,5 @@ def build(constructor: Callable, section: str, values: Mapping[str, Any], **deri
     """constructor(**values, **derived); what the library refuses is the user's to mend."""
     try:
         return constructor(**{**copy.deepcopy(dict(values)), **derived})
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, ImportError) as error:
         raise InputError(f"{section}: {constructor.__name__} refuses it: {error}") from None
