@@ -50,6 +50,53 @@ def test_the_material_is_rich(material):
     assert all(len(wordings) >= 2 for plot in material.plots for wordings in plot["beats"])
 
 
+def paths(beats, told=frozenset({""}), known=frozenset({""})):
+    """Every way through the branches of a plot, optional beats left out and told; None: stuck."""
+    if not beats:
+        yield told
+        return
+    beat, rest = beats[0], beats[1:]
+    marks = {mark for mark, _ in map(village.marked, beat)}
+    if beat[0].startswith("?"):
+        yield from paths(rest, told, known)
+    fitting = {mark for mark in marks if village.fits(mark, told, known)}
+    if not fitting:
+        yield None
+    for mark in fitting:
+        yield from paths(rest, told | {mark}, known | marks)
+
+
+def test_no_story_gets_stuck_in_its_branches(material):
+    for plot in material.plots:
+        assert None not in set(paths(plot["beats"])), plot["id"]
+
+
+def test_what_a_story_tells_fits_its_branch(stories):
+    """Cause and consequence share a branch: the two words are never apart."""
+    pairs = {"笛声": ("大雾|大雨的夜里", "笛"), "修水车": ("树根", "树根出来|拖了上来")}
+    for plot, (cause, consequence) in pairs.items():
+        told = [s["text"] for part in stories.values() for s in part if s["plot"] == plot]
+        assert told
+        for text in told:
+            assert bool(re.search(cause, text)) == bool(re.search(consequence, text)), text
+
+
+def test_limits_of_a_plot_name_what_exists(material):
+    world = material.world
+    known = {"seasons": world["seasons"], "animals": world["animals"], "crafts": world["crafts"]}
+    for plot in material.plots:
+        for key, names in (*known.items(), ("open", world["openings"])):
+            assert set(plot.get(key, [])) <= set(names), (plot["id"], key)
+
+
+def test_paragraphs_do_not_hide_a_repeated_sentence():
+    assert village.sentences("村里来了人。\n“是谁？”他问。") == [
+        "村里来了人。",
+        "“是谁？”",
+        "他问。",
+    ]
+
+
 def test_there_is_a_megabyte_of_it(stories):
     assert sum(len(story["text"].encode("utf-8")) for story in stories["train"]) >= 1_000_000
 
@@ -90,6 +137,8 @@ def balanced(text: str) -> bool:
 def test_the_prompt_goes_on_in_many_ways(stories):
     texts = [story["text"] for story in stories["train"]]
     assert sum("村民们都很高兴" in text for text in texts) >= len(texts) / 2
+    beginnings = sum(text.startswith("村民们都很高兴") for text in texts)
+    assert beginnings >= len(texts) / 50
     following = {m for text in texts for m in re.findall("村民们都很高兴(.{5})", text)}
     assert len(following) >= 100
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.files import find_files
+from zhgpt.recipe import TextSection
 from zhgpt.text import Tally, documents
 
 BYTES = 256
@@ -60,8 +61,9 @@ def bits_per_byte(train: Iterable[bytes], validation: Sequence[bytes]) -> float:
 
 
 def _texts(patterns: Sequence[str], key: str, text_column: str) -> Iterable[bytes]:
+    section = TextSection(train_files=tuple(patterns), text_column=text_column)
     for path in find_files(patterns, key):
-        for text in documents(path, text_column, Tally()):
+        for text in documents(path, section, Tally()):
             yield text.encode("utf-8")
 
 

@@ -4,7 +4,9 @@ The hand-written material lies in recipes/village/: people.json, world.json (cra
 places, animals, openings) and plots.json. A text in it may hold [one|another|] alternatives, nested
 at will, and {slots}: {a} {b} {c} are the child, the adult with a craft and the old person of a
 story, {ap} {bp} {cp} their pronouns, {shop} {tool} {work} {thing} belong to the adult's craft. A
-plot is a list of beats, each with several wordings; a beat that begins with ? may be left out.
+plot is a list of beats, each with several wordings. A beat whose first wording begins with ? may be
+left out. A wording that begins with #fire belongs to that branch of the plot: the first beat that
+knows a branch decides for or against it, and later beats tell only what fits.
 
 Laws: the same seed writes the same bytes; no plot with its cast of three occurs in both parts; a
 validation sentence is worded anew while training has it already.
@@ -22,8 +24,9 @@ from typing import Any
 from zhgpt.errors import FINISHED, exit_code
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "village"
-SEED, TRAIN_STORIES, VALIDATION_STORIES = 7, 1700, 100
-ATTEMPTS = 30
+SEED, TRAIN_STORIES, VALIDATION_STORIES = 7, 2400, 100
+ATTEMPTS = 100
+LEFT_OUT = 0.2  # share of optional beats
 
 PRONOUNS = {"男": "他", "女": "她"}
 LONG = 12  # characters from which a sentence counts as repeated
@@ -59,11 +62,31 @@ _INNERMOST, _SLOT = re.compile(r"\[([^\[\]]*)\]"), re.compile(r"\{(\w+)\}")
 
 def sentences(text: str) -> list[str]:
     """Cut after the marks that end a sentence, closing quotation marks kept with it."""
-    return [s for s in re.findall(r"[^。！？]*[。！？][’”]*|[^。！？]+$", text) if s]
+    return [s for s in re.findall(r"[^。！？\n]*[。！？]+[’”]*|[^。！？\n]+", text) if s]
 
 
 def long_sentences(text: str) -> list[str]:
     return [s for s in sentences(text) if len(s) >= LONG]
+
+
+def marked(wording: str) -> tuple[str, str]:
+    """The branch that a wording belongs to ("" for all) and its text."""
+    mark, text = _MARKED.fullmatch(wording).groups()
+    return mark or "", text
+
+
+_MARKED = re.compile(r"\??(?:#(\w+) )?(.*)")
+
+
+def fits(mark: str, told: set[str], known: set[str]) -> bool:
+    """Whether a branch has been told, or nothing has been decided about it yet."""
+    return mark in told or mark not in known
+
+
+def _can(adult: str, plot: dict) -> bool:
+    """Whether the plot is for the adult's craft; a plot without `crafts` is for all."""
+    craft = adult.split()[2]
+    return craft in plot.get("crafts", [craft])
 
 
 class Writer:
@@ -72,23 +95,31 @@ class Writer:
     def __init__(self, material: Material, draw: random.Random, known: Sequence[str] = ()):
         self.material, self.draw, self.known = material, draw, set(known)
 
-    def cast(self) -> tuple[dict, str, str, str]:
+    def cast(self, plot: dict) -> tuple[str, str, str]:
         people = self.material.people
-        plot = self.draw.choice(self.material.plots)
-        return plot, *(self.draw.choice(people[age]) for age in ("child", "adult", "old"))
+        able = [adult for adult in people["adult"] if _can(adult, plot)]
+        return tuple(map(self.draw.choice, (people["child"], able, people["old"])))
 
     def story(self, plot: dict, child: str, adult: str, old: str) -> Story:
         slots = self._slots(plot, child, adult, old)
-        parts = [self._worded([self._opening()], slots)]
+        parts = [self._worded(self._openings(plot), slots)[1]]
+        told, known = {""}, {""}
         for beat in plot["beats"]:
-            if beat[0].startswith("?") and self.draw.random() < 0.4:
+            if beat[0].startswith("?") and self.draw.random() < LEFT_OUT:
                 continue
-            parts.append(self._worded([wording.lstrip("?") for wording in beat], slots))
+            wordings = [(mark, text) for mark, text in map(marked, beat) if fits(mark, told, known)]
+            mark, text = self._worded(wordings, slots)
+            parts.append(text)
+            told.add(mark)
+            known.update(mark for mark, _ in map(marked, beat))
         cast = "、".join(slots[role] for role in "abc")
         return {"plot": plot["id"], "cast": cast, "text": _paragraphs(parts, self.draw)}
 
-    def _opening(self) -> str:
-        return self.draw.choice(self.material.world["openings"])
+    def _openings(self, plot: dict) -> list[tuple[str, str]]:
+        """Those about one of the cast or about the village; `open` of the plot may limit them."""
+        openings = self.material.world["openings"]
+        about = self.draw.choice(plot.get("open") or list(openings))
+        return [("", text) for text in openings[about]]
 
     def _slots(self, plot: dict, child: str, adult: str, old: str) -> dict[str, str]:
         world, draw = self.material.world, self.draw
@@ -97,24 +128,28 @@ class Writer:
         sign = draw.choice(plot.get("seasons") or list(world["seasons"]))
         season = world["seasons"][sign]
         animal = draw.choice(plot.get("animals") or list(world["animals"]))
-        place, place2 = draw.sample(world["places"], 2)
+        weather = plot.get("weather") or season["weather"]
+        places = draw.sample(world["places"], 3)
         return {
+            **world["phrases"],
             **{"a": name_a, "b": name_b, "c": name_c},
             **{"ap": PRONOUNS[sex_a], "bp": PRONOUNS[sex_b], "cp": PRONOUNS[sex_c]},
             **world["crafts"][craft],
-            **{"season": season["name"], "sn": sign, "field": season["field"]},
-            **{"plant": season["plant"], "weather": draw.choice(season["weather"])},
+            **{"sn": sign, "field": season["field"], "plant": season["plant"]},
+            **{"joy": season["joy"], "weather": draw.choice(weather)},
             **{"an": animal, "am": world["animals"][animal]},
-            **{"place": place, "place2": place2, "time": draw.choice(world["times"])},
+            **dict(zip(("place", "place2", "place3"), places, strict=True)),
+            "time": draw.choice(world["times"]),
         }
 
-    def _worded(self, wordings: list[str], slots: dict[str, str]) -> str:
-        """A wording of a beat, drawn again while a long sentence of it is known."""
+    def _worded(self, wordings: list[tuple[str, str]], slots: dict[str, str]) -> tuple[str, str]:
+        """A mark and its text, drawn again while a long sentence of it is known."""
         for _ in range(ATTEMPTS):
-            text = expand(self.draw.choice(wordings), slots, self.draw)
+            mark, wording = self.draw.choice(wordings)
+            text = expand(wording, slots, self.draw)
             if not self.known.intersection(long_sentences(text)):
                 break
-        return text
+        return mark, text
 
 
 def _paragraphs(parts: list[str], draw: random.Random) -> str:
@@ -124,16 +159,18 @@ def _paragraphs(parts: list[str], draw: random.Random) -> str:
 
 
 def write(material: Material, seed: int, train: int, validation: int) -> dict[str, list[Story]]:
-    """The stories of both parts; each text and each plot with its cast occurs once."""
+    """The stories of both parts, the plots in turn; no plot occurs twice with one cast."""
     draw = random.Random(seed)
     writer, taken = Writer(material, draw), set()
     parts: dict[str, list[Story]] = {"train": [], "validation": []}
     for part, count in (("train", train), ("validation", validation)):
         while len(parts[part]) < count:
-            plot, *cast = writer.cast()
+            plot = material.plots[len(parts[part]) % len(material.plots)]
+            cast = writer.cast(plot)
             if (plot["id"], *cast) not in taken:
                 taken.add((plot["id"], *cast))
                 parts[part].append(writer.story(plot, *cast))
+        draw.shuffle(parts[part])
         known = [s for story in parts["train"] for s in long_sentences(story["text"])]
         writer = Writer(material, draw, known)
     return parts
