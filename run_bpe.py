@@ -29,12 +29,12 @@ def run(argv: Sequence[str] | None) -> int:
     folder = Path(asked.flags["output_dir"] or Path("tokenizer", asked.run_name))
     bpe.require_free(folder, asked.flags["overwrite"])
 
-    reading = bpe.Reading(pins.corpus.train_files, pins.corpus.text_column, say)
+    reading = bpe.Reading(pins.corpus, say)
     tokenizer = bpe.train(iter(reading), pins.bpe)
     entries = tokenizer.get_vocab_size()
     if entries < pins.bpe.vocab_size:
         say(f"the text has pairs for {entries:,} entries only, not for {pins.bpe.vocab_size:,}")
-    facts = bpe.facts(reading, tokenizer, recipe.as_dict(pins), began)
+    facts = bpe.facts(reading, tokenizer, asked, began)
     bpe.save(tokenizer, folder, facts, asked.flags["overwrite"])
     say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
     return FINISHED
@@ -46,7 +46,8 @@ def compare(argv: Sequence[str]) -> int:
     parser.add_argument("--files", nargs="+", metavar="FILE", required=True)
     parser.add_argument("--text_column", default="text")
     options = parser.parse_args(argv)
-    say(bpe.compare(options.compare, options.files, options.text_column))
+    section = recipe.TextSection(train_files=options.files, text_column=options.text_column)
+    say(bpe.compare(options.compare, section))
     return FINISHED
 
 

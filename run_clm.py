@@ -57,14 +57,13 @@ def run(argv: list[str] | None) -> int:
     tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
     backend = tokenizer.backend_tokenizer
     bpe.require_usable(tokenizer, pins)
-    config = recipe.build(
-        GPT2Config,
-        "model",
-        pins.model,
-        vocab_size=len(tokenizer),
-        n_positions=pins.corpus.block_size,
-        **{key: getattr(tokenizer, key) for key in SPECIAL_IDS},
-    )
+    with recipe.judged("model"):
+        config = GPT2Config(
+            **recipe.thawed(pins.model),
+            vocab_size=len(tokenizer),
+            n_positions=pins.corpus.block_size,
+            **{key: getattr(tokenizer, key) for key in SPECIAL_IDS},
+        )
     machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
     batches = plan.split_step(pins, machine.processes())
 
@@ -77,27 +76,47 @@ def run(argv: list[str] | None) -> int:
         say(report.summary(history, output_dir))
         return FINISHED
 
-    # The library's own objects.
-    args = recipe.build(
-        TrainingArguments,
-        "training_arguments",
-        pins.training_arguments,
-        output_dir=str(output_dir),
-        run_name=asked.run_name,
-        max_steps=steps.max_steps,
-        gradient_accumulation_steps=batches.accumulation,
-        train_sampling_strategy="sequential",  # the stream is in its order already
-        logging_nan_inf_filter=False,  # the filter writes a NaN loss as the mean of earlier ones
-        dataloader_pin_memory=machine.has_gpu(),
-        ddp_find_unused_parameters=False,  # the search costs a walk through the graph per step
-        disable_tqdm=True,
-        use_cpu=machine.use_cpu(pins.training_arguments),
-    )
+    with recipe.judged("training_arguments"):
+        derived = {
+            "output_dir": str(output_dir),
+            "run_name": asked.run_name,
+            "max_steps": steps.max_steps,
+            "gradient_accumulation_steps": batches.accumulation,
+            "train_sampling_strategy": "sequential",  # the stream is in its order already
+            "logging_nan_inf_filter": False,  # it writes a NaN loss as the mean of earlier ones
+            "dataloader_pin_memory": machine.has_gpu(),
+            "ddp_find_unused_parameters": False,  # the search walks the graph at each step
+            "disable_tqdm": True,
+            "use_cpu": machine.use_cpu(pins.training_arguments),
+        }
+        args = TrainingArguments(**recipe.thawed(pins.training_arguments) | derived)
     machine.require_all_processes(args.world_size)
     set_seed(args.seed)
-    model = recipe.build(GPT2LMHeadModel, "model", {}, config=config)
+    with recipe.judged("model"):
+        model = GPT2LMHeadModel(config)
     # Unset for GPT-2, and Trainer then divides by one token per block too many.
     model.loss_type = "ForCausalLM"
+
+    stop = callbacks.StopOnSignal(say)
+    with recipe.judged("training_arguments"):
+        trainer = Trainer(
+            model=model,
+            args=args,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            train_dataset=stream(blocks.train, steps.max_steps * steps.blocks_per_step, args.seed),
+            eval_dataset=blocks.validation,
+            processing_class=tokenizer,
+            compute_metrics=metrics.computer(bpe.token_bytes(backend)),
+            preprocess_logits_for_metrics=metrics.keep_scores,
+            callbacks=[
+                callbacks.Position(pins.tokens_per_step, report.train_tokens(blocks.ledger)),
+                callbacks.Console(say),
+                callbacks.Samples(pins.samples, output_dir, say),
+                stop,
+            ],
+        )
+        callbacks.arrange(trainer)
+        machine.try_parts(trainer)
 
     with args.main_process_first():
         resume = checkpoint.newest(output_dir, say)
@@ -105,26 +124,7 @@ def run(argv: list[str] | None) -> int:
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": asdict(steps)}
     segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
     say(report.banner(history, output_dir, checkpoint.step(resume)))
-    tracked = tracking.start(segment, args.report_to, say)
-
-    stop = callbacks.StopOnSignal(say)
-    trainer = Trainer(
-        model=model,
-        args=args,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        train_dataset=stream(blocks.train, steps.max_steps * steps.blocks_per_step, args.seed),
-        eval_dataset=blocks.validation,
-        processing_class=tokenizer,
-        compute_metrics=metrics.computer(bpe.token_bytes(backend)),
-        preprocess_logits_for_metrics=metrics.keep_scores,
-        callbacks=[
-            callbacks.Position(pins.tokens_per_step, report.train_tokens(blocks.ledger["train"])),
-            callbacks.Console(say),
-            callbacks.Samples(pins.samples, output_dir, say, tracked),
-            stop,
-        ],
-    )
-    callbacks.arrange(trainer)
+    tracking.start(segment, args.report_to, say)
     trained = trainer.train(resume_from_checkpoint=resume and str(resume))
     if stop.stopped and trainer.state.global_step < steps.max_steps:
         segment.end("interrupted", stop.reason, trainer.state.global_step)

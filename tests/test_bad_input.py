@@ -204,13 +204,13 @@ RECIPE = {
     ),
     "an activation that does not exist": (
         lambda b: b.recipe(model__activation_function="gelu_old"),
-        ["model", "GPT2LMHeadModel refuses", "gelu_old"],
+        ["model: the library refuses it", "KeyError", "gelu_old"],
     ),
     "what the library refuses": (
         lambda b: b.recipe(
             training_arguments__load_best_model_at_end=True, training_arguments__eval_steps=2
         ),
-        ["training_arguments", "TrainingArguments refuses"],
+        ["training_arguments", "the library refuses it"],
     ),
     "bf16 without such a GPU": (
         lambda b: b.recipe(training_arguments__bf16=True, training_arguments__use_cpu=False),
@@ -348,6 +348,32 @@ def test_bad_input(case, said, bench, capsys):
     for part in said:
         assert part in message
     assert not bench.output.exists()
+
+
+LIBRARY_VALUES = {
+    "report_to": ("nowhere", "nowhere"),
+    "log_level": ("loud", "loud"),
+    "optim_args": ("x=y=z", ""),
+    "lr_scheduler_kwargs": ({"min_lr_rate": 0.1, "wide": 1}, "wide"),
+    "lr_scheduler_type": ("cosine_with_min_lr", "min_lr"),
+    "dataloader_multiprocessing_context": ("nonsense", "nonsense"),
+    "use_liger_kernel": (True, "Liger has none for GPT-2"),
+    "optim": ("adamw_bnb_8bit", "itsandbytes"),
+}
+
+
+@pytest.mark.parametrize("key", LIBRARY_VALUES)
+def test_what_only_the_library_can_judge_is_said_before_a_record_is_begun(key, bench, capsys):
+    value, said = LIBRARY_VALUES[key]
+    changes = {f"training_arguments__{key}": value}
+    if key == "lr_scheduler_kwargs":
+        changes["training_arguments__lr_scheduler_type"] = "cosine_with_min_lr"
+    if key == "dataloader_multiprocessing_context":
+        changes["training_arguments__dataloader_num_workers"] = 1
+    arguments = [*bench.recipe(**changes), "--output_dir", str(bench.output)]
+    message = refused(run_clm.run, arguments, capsys)
+    assert "training_arguments" in message and said in message
+    assert not bench.output.exists() or not any(bench.output.iterdir())  # Trainer makes the folder
 
 
 def test_output_that_is_a_file(bench, capsys):

@@ -145,7 +145,12 @@ def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatc
 
 def test_compare(tiny_files, capsys):
     folders = [str(tiny_files["tokenizer"]), str(ROOT / "tokenizer" / "village_4k")]
-    files = ["--files", str(tiny_files["validation"])]
+    files = ["--files", str(tiny_files["validation"]), str(tiny_files["train"])]
     assert run_bpe.run(["--compare", *folders, *files]) == 0
-    rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 3 and rows[1].startswith(folders[0]) and rows[2].rstrip().endswith("yes")
+    table, _, longest = capsys.readouterr().out.partition("\n\n")
+    rows = table.splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [
+        [name, folder] for name in (*sorted(files[1:]), "all") for folder in folders
+    ]
+    assert all(row.rstrip().endswith("yes") for row in rows)
+    assert [line.split(":")[0] for line in longest.splitlines()[1:]] == folders

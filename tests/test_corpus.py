@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from zhgpt import blocks, corpus, text
 from zhgpt.errors import InputError
 from zhgpt.ledger import check_laws
-from zhgpt.recipe import CorpusSection
+from zhgpt.recipe import CorpusSection, TextSection
 
 EOS = "<|endoftext|>"
 HARD = [
@@ -485,7 +485,9 @@ def test_of_two_processes_one_prepares_and_the_other_waits(tiny_files, cache):
 @pytest.mark.corpus
 def test_both_laws_on_real_text(corpus_dir):
     names = [corpus_dir / f"{name}.jsonl.zst" for name in ("train-wiki", "validation")]
-    texts = [list(text.documents(name, "text", text.Tally())) for name in names]
+    texts = [
+        list(text.documents(name, TextSection(train_files=()), text.Tally())) for name in names
+    ]
     tokenizer = byte_bpe(texts[1], 2_000)
     made = prepare(*names, tokenizer=tokenizer, block_size=512)
     require_laws(made, *texts, tokenizer=tokenizer)

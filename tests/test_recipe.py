@@ -239,7 +239,7 @@ def test_a_class_that_we_have_never_seen_needs_no_table():
     @dataclass(frozen=True, kw_only=True)
     class Schema:
         name: str
-        corpus: recipe.BpeCorpusSection
+        corpus: recipe.TextSection
         model: dict
 
     form = command._Form(Schema, {"model": Foreign})
@@ -251,8 +251,9 @@ def test_a_class_that_we_have_never_seen_needs_no_table():
 
 
 def test_what_the_library_refuses_is_said_as_the_users_to_mend():
-    with pytest.raises(InputError, match="TrainingArguments refuses"):
-        recipe.build(TrainingArguments, "training_arguments", {"eval_strategy": "nonsense"})
+    with pytest.raises(InputError, match="training_arguments: the library refuses it"):
+        with recipe.judged("training_arguments"):
+            TrainingArguments(eval_strategy="nonsense")
 
 
 def test_help_explains_with_examples(capsys, monkeypatch):
@@ -275,12 +276,10 @@ def test_every_shipped_recipe_is_read_and_built(path, tmp_path):
     pins = command.read([str(path)], recipe.ClmRecipe, constructors=SECTIONS).recipe
     assert pins.name == path.stem
     plan.split_step(pins, processes=1)
-    config = recipe.build(GPT2Config, "model", pins.model, n_positions=pins.corpus.block_size)
+    config = GPT2Config(**recipe.thawed(pins.model), n_positions=pins.corpus.block_size)
     assert config.n_embd % config.n_head == 0
-    asked = pins.training_arguments
-    arguments = recipe.build(
-        TrainingArguments, "arguments", asked, output_dir=str(tmp_path), use_cpu=True
-    )
+    asked = recipe.thawed(pins.training_arguments)
+    arguments = TrainingArguments(**asked | {"output_dir": str(tmp_path), "use_cpu": True})
     assert arguments.weight_decay == 0.1 and "wandb" in arguments.report_to
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from zhgpt import files
 from zhgpt.errors import InputError
+from zhgpt.recipe import TextSection
 from zhgpt.text import Tally, documents, file_hash, find_files
 
 BOM = b"\xef\xbb\xbf"
@@ -70,7 +71,8 @@ def content(kind, folder, texts) -> bytes:
 
 
 def read(path, column="text", tally=None) -> list[str]:
-    return list(documents(path, column, tally or Tally()))
+    section = TextSection(train_files=(), text_column=column)
+    return list(documents(path, section, tally or Tally()))
 
 
 def written(path: Path, raw: bytes) -> Path:
@@ -241,7 +243,7 @@ def test_a_large_file_is_read_line_by_line(tmp_path):
     raw = jsonl(f"{i}" + "村" * 3_000 for i in range(3_000))
     path = written(tmp_path / "a.jsonl.zst", PACK[".zst"](raw))
     tracemalloc.start()
-    count = sum(1 for _ in documents(path, "text", Tally()))
+    count = sum(1 for _ in documents(path, TextSection(train_files=()), Tally()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3_000 and len(raw) > 27e6 and peak < 8e6

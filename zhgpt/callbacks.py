@@ -115,12 +115,12 @@ def clock(seconds: float) -> str:
 class Samples(TrainerCallback):
     """Continues the recipe's prompts at the start and at every evaluation.
 
-    Printed, appended to samples.jsonl and, if `tracked`, sent to W&B as a table. Random numbers are
-    drawn from a generator state of their own: training is the same with and without samples.
+    Printed, appended to samples.jsonl and, where the run reports there, sent to W&B as a table.
+    Random numbers come from a generator state of their own: training is the same without samples.
     """
 
-    def __init__(self, section: SamplesSection, output_dir: Path, say: Say, tracked: bool):
-        self.section, self.say, self.tracked = section, say, tracked
+    def __init__(self, section: SamplesSection, output_dir: Path, say: Say):
+        self.section, self.say = section, say
         self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
 
@@ -129,13 +129,13 @@ class Samples(TrainerCallback):
             return
         forget_samples_after(self.path, state.global_step)
         if state.global_step == 0:
-            self._take(state, **kwargs)
+            self._take(args, state, **kwargs)
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self._take(state, **kwargs)
+            self._take(args, state, **kwargs)
 
-    def _take(self, state, model, processing_class, **kwargs):
+    def _take(self, args, state, model, processing_class, **kwargs):
         rows = [
             {
                 "step": state.global_step,
@@ -153,7 +153,7 @@ class Samples(TrainerCallback):
         for row in rows:
             text = printable(row["text"]).replace("\n", " / ")
             self.say(f"  | {row['prompt']}|{text}")
-        if self.tracked:
+        if "wandb" in args.report_to:
             tracking.samples_table(rows)
 
 

@@ -5,6 +5,7 @@ table here. The tables are of what the libraries do not say: keys that a run der
 gone, and ranges.
 """
 
+import codecs
 import dataclasses
 import difflib
 import enum
@@ -97,11 +98,24 @@ _NOT_EPOCH: Rule = (
 )
 _TEXT: Rule = (lambda x: x.strip() != "", "a text that is not empty")
 _FILES: Rule = (lambda x: all(map(str.strip, x)), "files, folders or globs, none of them empty")
+_TEXTS: Rule = (lambda x: all(map(str.strip, x)), "texts that are not empty")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False
+
+
 RANGES: dict[str, Rule] = {
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
     "corpus.text_column": _TEXT,
+    "corpus.text_columns": _TEXTS,
+    "corpus.encoding": (_is_encoding, "a character encoding that Python knows, such as gb18030"),
+    "corpus.undecodable_share": _SHARE,
     "corpus.block_size": (lambda x: x >= 2, "2 or more"),
     "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
     "tokens_per_step": _POSITIVE,
@@ -135,6 +149,7 @@ RANGES: dict[str, Rule] = {
     "training_arguments.save_strategy": _NOT_EPOCH,
     "training_arguments.logging_strategy": _NOT_EPOCH,
     "training_arguments.seed": _SEED,
+    "training_arguments.use_liger_kernel": (lambda x: not x, "false: Liger has none for GPT-2"),
     "samples.max_new_tokens": _POSITIVE,
     "samples.temperature": _POSITIVE,
     "samples.top_k": _NOT_NEGATIVE,

@@ -300,7 +300,7 @@ def _documents(
 ) -> Iterator[tuple[bytes, str, Path]]:
     clock = blocks.Clock(say)
     for path in paths:
-        for document in text.documents(path, section.text_column, tally):
+        for document in text.documents(path, section, tally):
             yield document.encode("utf-8"), document, path
             clock.line(
                 lambda _: f"corpus: read {tally.documents:,} documents, {tally.bytes / 1e6:,.0f} MB"

@@ -58,6 +58,13 @@ def use_cpu(training_arguments: Mapping[str, Any]) -> bool:
     return training_arguments.get("use_cpu", False) or not torch.accelerator.is_available()
 
 
+def try_parts(trainer: transformers.Trainer) -> None:
+    """Builds what the library builds in the first step, so that a wrong value of it is said now."""
+    trainer.get_train_dataloader()
+    trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
+    trainer.optimizer = trainer.lr_scheduler = None
+
+
 def end(trainer: transformers.Trainer) -> None:
     """Leaves the group of processes; call it last.
 

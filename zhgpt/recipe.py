@@ -4,14 +4,14 @@ Two sections go unchanged into the constructors they are named after, GPT2Config
 TrainingArguments(**recipe.training_arguments); their keys and types are the library's.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from zhgpt import check
 from zhgpt.errors import InputError
@@ -20,12 +20,27 @@ Texts = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSection:
-    """Which text; `validation_fraction` of the documents are set apart without validation_files."""
+class TextSection:
+    """Which text, and how files become documents.
+
+    `text_columns`, joined with a line end, stand in the place of `text_column`; `document` is what
+    a document of a .txt or .md file is; `encoding` is found per file unless it is named;
+    `undecodable_share` of a file's bytes may be dropped because they are no text in its encoding.
+    """
 
     train_files: Texts
-    validation_files: Texts = ()
     text_column: str = "text"
+    text_columns: Texts = ()
+    document: Literal["file", "paragraph", "line"] = "file"
+    encoding: str | None = None
+    undecodable_share: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSection(TextSection):
+    """A model's text; `validation_fraction` of it is set apart without validation_files."""
+
+    validation_files: Texts = ()
     validation_fraction: float = 0.01
     block_size: int
 
@@ -58,12 +73,6 @@ class ClmRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BpeCorpusSection:
-    train_files: Texts
-    text_column: str = "text"
-
-
-@dataclass(frozen=True, kw_only=True)
 class BpeSection:
     """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
 
@@ -79,7 +88,7 @@ class BpeRecipe:
 
     name: str
     purpose: str
-    corpus: BpeCorpusSection
+    corpus: TextSection
     bpe: BpeSection
     why: Mapping = field(default_factory=dict)
 
@@ -155,20 +164,23 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 def as_dict(recipe: Any) -> dict[str, Any]:
     """The whole recipe, defaults of our own sections included, ready for JSON."""
-    return {f.name: _thawed(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+    return {f.name: thawed(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
 
 
-def _thawed(value: Any) -> Any:
+def thawed(value: Any) -> Any:
+    """A copy of plain lists and dictionaries, as constructors and JSON want them."""
     if dataclasses.is_dataclass(value):
         return as_dict(value)
     if isinstance(value, Mapping):
-        return {key: _thawed(item) for key, item in value.items()}
-    return [_thawed(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: thawed(item) for key, item in value.items()}
+    return [thawed(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def build(constructor: Callable, section: str, values: Mapping[str, Any], **derived: Any) -> Any:
-    """constructor(**values, **derived); what the library refuses is the user's to mend."""
+@contextmanager
+def judged(section: str) -> Iterator[None]:
+    """What the library refuses of a section's values is the user's to mend."""
     try:
-        return constructor(**{**copy.deepcopy(dict(values)), **derived})
+        yield
     except (ValueError, TypeError, KeyError, ImportError) as error:
-        raise InputError(f"{section}: {constructor.__name__} refuses it: {error}") from None
+        kind = type(error).__name__  # a KeyError's own text is no more than the key
+        raise InputError(f"{section}: the library refuses it: {kind}: {error}") from None

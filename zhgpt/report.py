@@ -32,9 +32,9 @@ def banner(record: Record, output_dir: Path, resume_step: int) -> str:
     return "\n".join(f"{name:>10}  {text}" for name, text in rows)
 
 
-def train_tokens(split: Mapping[str, int]) -> int:
-    """Tokens that lie in whole blocks."""
-    return split["blocks"] * split["block_size"]
+def train_tokens(ledger: Mapping[str, Any]) -> int:
+    """Tokens of an epoch: those that lie in whole blocks."""
+    return ledger["train"]["blocks"] * ledger["train"]["block_size"]
 
 
 def count(number: float) -> str:
@@ -65,7 +65,7 @@ def _corpus(ledger: Mapping[str, Any]) -> str:
 
 def _tokens(record: Record) -> str:
     plan = record["plan"]
-    text = count(train_tokens(record["ledger"]["train"]))
+    text = count(train_tokens(record["ledger"]))
     return (
         f"{count(plan['tokens'])} = {plan['epochs']:.2f} epochs of {text},"
         f" {plan['tokens_per_parameter']:.1f} per parameter"

@@ -22,6 +22,7 @@ import zstandard
 from zhgpt.errors import InputError
 from zhgpt.files import PACKINGS, ending
 from zhgpt.files import find_files as find_files  # documents and their files: one interface
+from zhgpt.recipe import TextSection
 
 
 class _Zstd(io.RawIOBase):
@@ -102,7 +103,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def documents(path: Path, text_column: str, tally: Tally) -> Iterator[str]:
+def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
     """The documents of one file; what is empty or no Unicode text is counted in `tally`.
 
     InputError for a file that cannot be read, is damaged, or has no such column.
@@ -110,7 +111,7 @@ def documents(path: Path, text_column: str, tally: Tally) -> Iterator[str]:
     with _named(path):
         try:
             with _unpacked(path) as file:
-                yield from _kept(file, path, text_column, tally)
+                yield from _kept(file, path, section.text_column, tally)
         except UnicodeDecodeError:
             raise InputError(_undecodable(path)) from None
 

@@ -14,14 +14,14 @@ from zhgpt.session import Session
 COLUMNS = ["step", "tokens", "prompt", "text"]
 
 
-def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]) -> bool:
-    """Starts (or continues) the run in W&B if the recipe reports there; whether it does.
+def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]) -> None:
+    """Starts (or continues) the run in W&B if the recipe reports there.
 
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
     if not segment.main_process or "wandb" not in report_to:
-        return False
+        return
     record = segment.record
     offline = "WANDB_MODE" not in os.environ and not has_account()
     run = wandb.init(
@@ -40,7 +40,6 @@ def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]
     segment.note(wandb_id=run.id)
     define_axes()
     say(where(run, offline))
-    return True
 
 
 _CONFIG = (
