@@ -68,7 +68,7 @@ def run(argv: list[str] | None) -> int:
     batches = plan.split_step(pins, machine.processes())
 
     # Text to blocks of tokens, and what follows from their number.
-    blocks = corpus.prepare(pins.corpus, backend, tokenizer.eos_token_id, say=say)
+    blocks = corpus.prepare(pins.corpus, pins.cleaning, backend, tokenizer.eos_token_id, say)
     steps = plan.make(pins, config, batches, len(blocks.train))
     inputs = {"corpus": blocks.fingerprint, "tokenizer": bpe.fingerprint(backend)}
     session.require_same(output_dir, history.get("inputs", inputs), inputs)

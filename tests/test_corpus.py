@@ -12,15 +12,16 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import xxhash
 from conftest import ROOT, tiny_stories, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from zhgpt import blocks, corpus, text
+from zhgpt import blocks, clock, corpus, parts, text
 from zhgpt.errors import InputError
 from zhgpt.ledger import check_laws
-from zhgpt.recipe import CorpusSection, TextSection
+from zhgpt.recipe import CleaningSection, CorpusSection, TextSection
 
 EOS = "<|endoftext|>"
 HARD = [
@@ -67,7 +68,8 @@ def section(train, validation=(), **changes) -> CorpusSection:
 
 
 def prepare(train, *validation, tokenizer=TOKENIZER, eos_id=EOS_ID, say=lambda _: None, **changes):
-    return corpus.prepare(section(train, validation, **changes), tokenizer, eos_id, say)
+    asked = section(train, validation, **changes)
+    return corpus.prepare(asked, CleaningSection(), tokenizer, eos_id, say)
 
 
 def ids(split: datasets.Dataset) -> np.ndarray:
@@ -90,10 +92,23 @@ def encoded(texts: list[str], tokenizer=TOKENIZER) -> list[int]:
     return [token for encoding in encodings for token in [*encoding.ids, EOS_ID]]
 
 
+def ordered(texts: list[str], seed: int = 0) -> list[str]:
+    """In the order of packing: by SplitMix64 of their hash, worked out with Python's integers."""
+
+    def place(text: str) -> int:
+        x = xxhash.xxh3_64_intdigest(text.encode()) + seed * 0x9E3779B97F4A7C15
+        x = ((x ^ ((x % 2**64) >> 30)) % 2**64) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    return sorted(texts, key=place)
+
+
 def require_laws(made: corpus.Corpus, train: list[str], validation: list[str], tokenizer=TOKENIZER):
     """Both laws, from the blocks and the texts alone."""
-    assert decoded(ids(made.validation), tokenizer) == validation
-    expected, blocks_ids, facts = encoded(train, tokenizer), ids(made.train), made.ledger["train"]
+    assert decoded(ids(made.validation), tokenizer) == ordered(validation)
+    expected = encoded(ordered(train), tokenizer)
+    blocks_ids, facts = ids(made.train), made.ledger["train"]
     assert blocks_ids.tolist() == expected[: len(blocks_ids)]
     assert facts["remainder_tokens"] == len(expected) - len(blocks_ids) < facts["block_size"]
     assert facts["tokens"] + facts["eos_tokens"] == len(expected)
@@ -114,13 +129,13 @@ documents = st.lists(st.one_of(st.sampled_from(HARD), st.text(max_size=40)), max
 
 @settings(max_examples=40, deadline=None)
 @given(documents, documents, st.integers(2, 40), st.integers(1, 5), st.integers(1, 5))
-def test_blocks_give_the_documents_back(train, validation, size, per_map, per_cut):
-    """Documents straddle blocks and batches: those are smaller than most documents."""
+def test_blocks_give_the_documents_back(train, validation, size, per_part, per_bucket):
+    """Documents straddle blocks; parts and buckets are smaller than many documents."""
     train, validation = ["训练" * 20, *("T" + t for t in train), ""], ["V" + t for t in validation]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(name, "cache"))
-        patch.setattr(blocks, "_DOCUMENTS_PER_BATCH", per_map)
-        patch.setattr(corpus, "_BYTES_PER_WRITE", per_cut * 50)
+        patch.setattr(parts, "BYTES_PER_PART", per_part * 50)
+        patch.setattr(blocks, "_BYTES_PER_BUCKET", per_bucket * 50)
         files = [
             write_jsonl(Path(name, "t.jsonl"), train),
             write_jsonl(Path(name, "v.jsonl"), ["", *validation, "V最后"]),
@@ -250,7 +265,7 @@ def test_long_work_is_reported_and_short_work_is_not(tiny_files, monkeypatch):
     said = []
     ledger = prepare(tiny_files["train"], say=said.append).ledger
     assert said == [corpus.ledger_table(ledger)]
-    monkeypatch.setattr(blocks, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(clock, "SECONDS_BETWEEN_LINES", 0)
     prepare(tiny_files["train"], say=said.append, block_size=20)
     assert any(line.startswith("corpus: read 120 documents") for line in said)
 
@@ -292,7 +307,8 @@ def test_validation_that_is_trained_on_is_refused(tmp_path):
     with pytest.raises(InputError) as raised:
         prepare(train, validation)
     first = f"{train}: '{('重复的文档' * 9)[:40]}'"
-    assert "3 document(s)" in str(raised.value) and first in str(raised.value)
+    assert "3 duplicate of validation in training" in str(raised.value)
+    assert first in str(raised.value) or f"{train}: '甲'" in str(raised.value)
 
 
 def test_a_file_in_both_splits_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -353,15 +369,21 @@ def test_nothing_half_made_stays_after_an_error(tmp_path, cache):
     assert not [p for p in cache.iterdir() if p.is_dir()]
 
 
-def test_a_full_disk_is_said_and_nothing_stays(tiny_files, cache, monkeypatch):
+def test_a_full_disk_is_said_and_the_same_command_goes_on(tiny_files, cache, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(blocks, "cut", full)
+    monkeypatch.setattr(blocks, "write", full)
     with pytest.raises(InputError) as raised:
         prepare(tiny_files["train"])
-    assert all(w in str(raised.value) for w in ("is full", "bytes per byte", "HF_HOME", str(cache)))
-    assert not [p for p in cache.iterdir() if p.is_dir()]
+    assert all(w in str(raised.value) for w in ("is full", "1 part(s)", "HF_HOME", str(cache)))
+    assert not [p for p in cache.iterdir() if p.is_dir() and p.suffix != ".partial"]
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache.parent)
+    said = []
+    prepare(tiny_files["train"], say=said.append)
+    assert said[0] == "corpus: 1 finished part(s) found, going on behind them"
+    assert not list(cache.glob("*.partial"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny_files, tmp_path, monkeypatch):
@@ -440,13 +462,13 @@ sys.path[:0] = {paths}
 from pathlib import Path
 import test_corpus
 from zhgpt import blocks
-cut = blocks.cut
+write = blocks.write
 
 def wrapped(*facts):
     {action}
-    return cut(*facts)
+    return write(*facts)
 
-blocks.cut = wrapped
+blocks.write = wrapped
 test_corpus.datasets.config.HF_DATASETS_CACHE = Path({cache!r})
 made = test_corpus.prepare({path!r}, say=lambda line: print(line, flush=True))
 print("fingerprint", made.fingerprint)

@@ -1,129 +1,128 @@
-"""Documents on disk to blocks of token ids, across all batch boundaries."""
+"""Rows of token ids to blocks: documents in an order of their own, cut wherever they end.
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+The order follows from the seed and each document's content alone, so it is the same whatever the
+files are called and wherever they lie, and neighbours in a file are no neighbours in a batch. It is
+an external sort: rows are dealt into buckets of about 32 MB by their place in the order, and each
+bucket is sorted in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
-Say = Callable[[str], None]
+from zhgpt import parts
+from zhgpt.recipe import CorpusSection
 
-_DOCUMENTS_PER_BATCH = 64
-# Ten novels at once take gigabytes: halves the peak for 40 documents of 3 MB, 2.7 to 1.35 GB.
-_BYTES_PER_ENCODING = 4 << 20
-_SECONDS_BETWEEN_LINES = 5
+_BYTES_PER_BUCKET = 32 << 20
 
 
-class Clock:
-    """Lets a line through now and then."""
+def place(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """(documents,) uint64, evenly spread: where in the order a document of that hash stands.
 
-    def __init__(self, say: Say):
-        self.say, self.began = say, time.monotonic()
-        self.last = self.began
-
-    def line(self, words: Callable[[float], str]) -> None:
-        now = time.monotonic()
-        if now - self.last >= _SECONDS_BETWEEN_LINES:
-            self.last = now
-            self.say(words(now - self.began))
-
-
-def tokenize(
-    folder: Path, split: str, tokenizer: Tokenizer, eos_id: int, total: int, say: Say
-) -> datasets.Dataset:
-    """Rows of ids, each document with its end-of-text token; 16 bits where all ids fit."""
-    encoder = Tokenizer.from_str(tokenizer.to_str())
-    encoder.encode_special_tokens = True  # "<|endoftext|>" in a document is text like any other
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    kind = "uint16" if highest < 2**16 else "uint32"
-    clock, done = Clock(say), 0
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
-        nonlocal done
-        rows = []
-        for texts, size in _portions(batch["text"]):
-            encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
-            rows += [np.array([*e.ids, eos_id], dtype=kind) for e in encodings]
-            done += size
-        clock.line(lambda seconds: _tokenize_line(split, done, total, seconds))
-        return {"input_ids": rows}
-
-    with _no_bars():
-        return datasets.Dataset.from_file(str(folder / f"{split}.text.arrow")).map(
-            encode,
-            batched=True,
-            batch_size=_DOCUMENTS_PER_BATCH,
-            writer_batch_size=_DOCUMENTS_PER_BATCH,
-            remove_columns=["text"],
-            features=datasets.Features({"input_ids": datasets.List(datasets.Value(kind))}),
-            cache_file_name=str(folder / f"{split}.tokens.arrow"),
-            # The folder's name already stands for all that the ids follow from.
-            new_fingerprint=f"tokens-{split}",
-        )
-
-
-def _portions(texts: list[str]) -> Iterator[tuple[list[str], int]]:
-    """Neighbouring documents and their bytes together, few enough for the encoder's memory."""
-    portion, size = [], 0
-    for text in texts:
-        portion.append(text)
-        size += len(text.encode("utf-8"))
-        if size >= _BYTES_PER_ENCODING:
-            yield portion, size
-            portion, size = [], 0
-    if portion:
-        yield portion, size
-
-
-def _tokenize_line(split: str, done: int, total: int, seconds: float) -> str:
-    rate = done / seconds
-    left = (total - done) / rate
-    return f"corpus: {split} {done / total:.0%} in tokens, {rate / 1e6:.1f} MB/s, {left:.0f} s left"
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def cut(folder: Path, split: str, tokens: datasets.Dataset, size: int, digest: Any) -> dict:
-    """Writes the split's blocks; tokens that do not fill one are carried to the next batch.
-
-    The last ones are validation's shorter last row, and training's remainder.
+    Steele, Lea and Flood 2014 (SplitMix64), their mixing function of hash + seed.
     """
-    whole = split == "train"
-    kind = tokens.features["input_ids"].feature.pa_type
-    schema = pa.schema({"input_ids": pa.list_(kind, size) if whole else pa.list_(kind)})
-    carried = np.empty(0, dtype=kind.to_pandas_dtype())
-    total = blocks = 0
-    with pa.ipc.new_stream(folder / f"{split}.arrow", schema) as writer:
-        for table in tokens.with_format("arrow").iter(batch_size=_DOCUMENTS_PER_BATCH):
-            flat = pa.concat_arrays([c.flatten() for c in table["input_ids"].chunks])
-            flat = flat.to_numpy(zero_copy_only=False)
-            digest.update(np.ascontiguousarray(flat))
-            total += len(flat)
-            carried = np.concatenate([carried, flat])
+    with np.errstate(over="ignore"):
+        mixed = hashes + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def write(
+    folder: Path,
+    ready: Path,
+    split: str,
+    left_out: Sequence[np.ndarray],
+    section: CorpusSection,
+    kind: np.dtype,
+    digest: Any,
+) -> dict[str, int]:
+    """Writes the blocks of a split to `ready`; what they amount to.
+
+    `left_out` has a mask (documents,) for each part. Tokens that do not fill a block are carried
+    on; the last ones are validation's shorter last row, and training's remainder.
+    """
+    facts = _deal(folder, split, left_out, section.seed)
+    streams = _sorted_ids(sorted(folder.glob(f"bucket-{split}-*.arrow")))
+    facts |= _cut(ready / f"{split}.arrow", streams, section.block_size, split, kind, digest)
+    facts |= {"tokens": facts["tokens"] - facts["documents"], "eos_tokens": facts["documents"]}
+    facts["bytes_per_token"] = facts["bytes"] / max(1, facts["tokens"])
+    return facts
+
+
+def _rows(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -> Iterator:
+    """Tables of input_ids, bytes, characters and place: the split's documents, part by part."""
+    code = {"train": parts.TRAIN, "validation": parts.VALIDATION}[split]
+    columns = ["split", "hash", "input_ids", "bytes", "characters"]
+    for table, out in zip(parts.tables(folder, columns), left_out, strict=True):
+        kept = (table["split"].to_numpy() == code) & ~out
+        table = table.filter(pa.array(kept))
+        yield table.append_column("place", pa.array(place(table["hash"].to_numpy(), seed)))
+
+
+def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -> dict[str, int]:
+    """Deals rows into buckets, in the order of the buckets; what the rows amount to."""
+    total = sum(table["input_ids"].nbytes for table in parts.tables(folder, ["input_ids"]))
+    buckets = min(4096, total // _BYTES_PER_BUCKET + 1)
+    facts = {"documents": 0, "bytes": 0, "characters": 0}
+    writers: dict[int, pa.RecordBatchWriter] = {}
+    with ExitStack() as stack:
+        for table in _rows(folder, split, left_out, seed):
+            facts["documents"] += len(table)
+            for key in ("bytes", "characters"):
+                facts[key] += int(table[key].to_numpy().sum())
+            rows = table.select(["place", "input_ids"])
+            number = _bucket(table["place"].to_numpy(), buckets)
+            for bucket in np.unique(number):
+                if bucket not in writers:
+                    path = folder / f"bucket-{split}-{bucket:04d}.arrow"
+                    writers[bucket] = stack.enter_context(pa.ipc.new_stream(path, rows.schema))
+                writers[bucket].write_table(rows.filter(pa.array(number == bucket)))
+    return facts
+
+
+def _bucket(places: np.ndarray, buckets: int) -> np.ndarray:
+    """Never falling with the place, and evenly filled."""
+    return (places >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+
+
+def _sorted_ids(buckets: Sequence[Path]) -> Iterator[np.ndarray]:
+    """The ids of each bucket, its documents sorted by their place."""
+    for path in buckets:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_stream(file).read_all().combine_chunks()
+        order = np.argsort(table["place"].to_numpy(), kind="stable")
+        ids = table["input_ids"].combine_chunks().take(pa.array(order))
+        path.unlink()
+        yield ids.flatten().to_numpy()
+
+
+def _cut(
+    path: Path, streams: Iterator[np.ndarray], size: int, split: str, kind: np.dtype, digest: Any
+) -> dict[str, int]:
+    whole = split == "train"  # the last row of validation may be short, so that all is scored
+    ids = pa.from_numpy_dtype(kind)
+    schema = pa.schema({"input_ids": pa.list_(ids, size) if whole else pa.list_(ids)})
+    carried, tokens, blocks = np.empty(0, kind), 0, 0
+    with pa.ipc.new_stream(path, schema) as writer:
+        for stream in streams:
+            digest.update(np.ascontiguousarray(stream))
+            tokens += len(stream)
+            carried = np.concatenate([carried, stream])
             end = len(carried) // size * size
             writer.write_batch(_batch(carried[:end], size, schema))
             blocks += end // size
-            carried = carried[end:]
+            carried = carried[end:].copy()
         if len(carried) and not whole:
             writer.write_batch(_batch(carried, len(carried), schema))
             blocks += 1
+    parts.sync(path)
     return {
-        "tokens": total - len(tokens),
-        "eos_tokens": len(tokens),
+        "tokens": tokens,
         "block_size": size,
         "blocks": blocks,
         "remainder_tokens": len(carried),

@@ -116,6 +116,8 @@ RANGES: dict[str, Rule] = {
     "corpus.text_columns": _TEXTS,
     "corpus.encoding": (_is_encoding, "a character encoding that Python knows, such as gb18030"),
     "corpus.undecodable_share": _SHARE,
+    "corpus.contamination_similarity": (lambda x: 0.5 <= x <= 1, "from 0.5 to 1"),
+    "corpus.seed": _SEED,
     "corpus.block_size": (lambda x: x >= 2, "2 or more"),
     "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
     "tokens_per_step": _POSITIVE,

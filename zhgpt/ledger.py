@@ -1,13 +1,17 @@
 """The ledger of a corpus, a JSON object: its laws, what it must hold at least, its table.
 
     {"train": SPLIT, "validation": SPLIT, "read": {"files", "documents", "bytes"},
-     "dropped": {reason: {"documents", "bytes"}}, "validation_split": how, "blocks_hash": hash}
+     "dropped": {reason: {"documents", "bytes"}}, "removed": {step: bytes},
+     "encodings": {name: files}, "contamination": {kind: {"documents", "bytes"}},
+     "encoder": name, "validation_split": how, "blocks_hash": hash}
 
 SPLIT has files, documents, bytes (UTF-8), characters, tokens (without end of text), eos_tokens,
 block_size, blocks, remainder_tokens and bytes_per_token. The remainder of training is dropped;
 that of validation is its last, shorter block.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zhgpt.errors import InputError
@@ -17,13 +21,41 @@ Ledger = dict[str, Any]
 SPLITS = ("train", "validation")
 
 
+def collected(seals: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence]) -> Ledger:
+    """What the seals of all parts say of reading and cleaning."""
+    tallies = [tally for seal in seals for tally in seal["tallies"].values()]
+    documents, sizes, removed = Counter(), Counter(), Counter()
+    for seal in seals:
+        removed.update(seal["removed"])
+        documents.update({reason: drop[0] for reason, drop in seal["dropped"].items()})
+        sizes.update({reason: drop[1] for reason, drop in seal["dropped"].items()})
+    for tally in tallies:
+        documents.update(tally["dropped_documents"])
+        sizes.update(tally["dropped_bytes"])
+    encodings = Counter(name for tally in tallies for name in tally["encodings"].values())
+    return {split: {"files": len(found[split])} for split in SPLITS} | {
+        "read": {
+            "files": sum(map(len, found.values())),
+            "documents": sum(tally["documents"] for tally in tallies),
+            "bytes": sum(tally["bytes"] for tally in tallies),
+        },
+        "dropped": {
+            reason: {"documents": documents[reason], "bytes": sizes[reason]}
+            for reason in sorted(documents)
+        },
+        "removed": dict(sorted(removed.items())),
+        "encodings": dict(sorted(encodings.items())),
+    }
+
+
 def check_laws(ledger: Ledger) -> None:
-    """Documents and bytes read = those kept + those dropped; all tokens, one end of text for every
-    document among them, = tokens in blocks + one remainder for the split. A violation is our fault.
+    """Documents and bytes read = those kept + dropped + removed; all tokens, one end of text for
+    every document among them, = tokens in blocks + one remainder for the split. If not, it is our
+    fault.
     """
-    for unit in ("documents", "bytes"):
-        dropped = sum(drop[unit] for drop in ledger["dropped"].values())
-        assert ledger["read"][unit] == sum(ledger[s][unit] for s in SPLITS) + dropped, ledger
+    for unit, removed in (("documents", 0), ("bytes", sum(ledger["removed"].values()))):
+        gone = sum(drop[unit] for drop in ledger["dropped"].values()) + removed
+        assert ledger["read"][unit] == sum(ledger[s][unit] for s in SPLITS) + gone, ledger
     assert all(ledger[s]["eos_tokens"] == ledger[s]["documents"] for s in SPLITS), ledger
     train, validation = (ledger[split] for split in SPLITS)
     in_blocks = train["blocks"] * train["block_size"] + train["remainder_tokens"]

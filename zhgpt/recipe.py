@@ -38,11 +38,27 @@ class TextSection:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSection(TextSection):
-    """A model's text; `validation_fraction` of it is set apart without validation_files."""
+    """A model's text; `validation_fraction` of it is set apart without validation_files.
 
+    `dataset` (path, name, split, ... of `datasets.load_dataset`) stands in the place of
+    train_files. `contamination` is what happens to training documents that are in validation too:
+    equal ones, and with a `contamination_similarity` (Jaccard) below 1 near ones. `seed` is of the
+    order in which documents are packed.
+    """
+
+    train_files: Texts = ()
+    dataset: Mapping | None = None
     validation_files: Texts = ()
     validation_fraction: float = 0.01
+    contamination: Literal["refuse", "drop", "report"] = "refuse"
+    contamination_similarity: float = 1.0
+    seed: int = 0
     block_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningSection:
+    x: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +81,7 @@ class ClmRecipe:
     purpose: str
     tokenizer: str
     corpus: CorpusSection
+    cleaning: CleaningSection = CleaningSection()
     model: Mapping
     tokens_per_step: int
     training_arguments: Mapping

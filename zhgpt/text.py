@@ -87,6 +87,7 @@ class Tally:
     dropped_documents: Counter = field(default_factory=Counter)
     dropped_bytes: Counter = field(default_factory=Counter)
     first_dropped: dict[str, Path] = field(default_factory=dict)
+    encodings: dict[str, str] = field(default_factory=dict)
 
     def drop(self, reason: str, size: int, path: Path) -> None:
         self.dropped_documents[reason] += 1

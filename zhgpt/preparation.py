@@ -1,0 +1,169 @@
+"""All that lies between the sources of a corpus and its blocks, in one folder, resumable."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from tokenizers import Tokenizer
+
+from zhgpt import blocks, cleaning, contamination, parts
+from zhgpt.encoder import Encoder
+from zhgpt.errors import InputError
+from zhgpt.ledger import SPLITS, Ledger, check_laws, collected, require_block, require_documents
+from zhgpt.recipe import CleaningSection, CorpusSection
+from zhgpt.sources import Source
+from zhgpt.text import Tally
+
+Say = Callable[[str], None]
+
+# Parts, buckets and blocks each have all tokens once while blocks are cut.
+_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Makes the blocks of `found` in `folder`, which is this preparation's alone."""
+
+    folder: Path
+    section: CorpusSection
+    clean: CleaningSection
+    found: dict[str, list[Source]]
+    tokenizer: Tokenizer
+    eos_id: int
+    say: Say
+
+    def run(self) -> Path:
+        """The folder of the finished blocks and their ledger; finished parts are made once.
+
+        InputError for text that cannot be read or is too short, or that both splits share.
+        """
+        self.folder.mkdir(exist_ok=True)
+        engine = Encoder(self.tokenizer)
+        if engine.reason:
+            self.say(f"corpus: encoded by {engine.name}: {engine.reason}")
+        self._make_parts(engine)
+        self._require_unchanged()
+        for line in total_tally(parts.seals(self.folder)).lines():
+            self.say(f"corpus: {line}")
+        ledger = collected(parts.seals(self.folder), self.found)
+        ledger |= {"encoder": engine.name, "validation_split": self._split()}
+        left_out = self._judge_contamination(ledger)
+        ready = self.folder / "ready"
+        ready.mkdir()
+        digests = []
+        for split in SPLITS:
+            digest = xxhash.xxh3_128()
+            facts = blocks.write(
+                self.folder, ready, split, left_out, self.section, engine.dtype, digest
+            )
+            ledger[split] |= facts
+            digests.append(digest.hexdigest())
+        # Of each split on its own: a document that moves from one to the other is another corpus.
+        pins = f"{digests} {self.section.block_size}"
+        ledger["blocks_hash"] = xxhash.xxh3_128_hexdigest(pins.encode())
+        check_laws(ledger)
+        require_documents(ledger)
+        require_block(ledger)
+        parts.write_whole(ready / "ledger.json", json.dumps(ledger, ensure_ascii=False))
+        return ready
+
+    @property
+    def _ordered(self) -> list[tuple[int, Source]]:
+        codes = {"validation": parts.VALIDATION, "train": parts.TRAIN}
+        return [(code, source) for split, code in codes.items() for source in self.found[split]]
+
+    def _make_parts(self, engine: Encoder) -> None:
+        near = self.section.contamination_similarity < 1
+        parts.Maker(
+            folder=self.folder,
+            sources=self._ordered,
+            held_out=0.0 if self.found["validation"] else self.section.validation_fraction,
+            clean=self._cleaner(),
+            signature=cleaning.signature if near else None,
+            encoder=engine,
+            eos_id=self.eos_id,
+            say=self.say,
+        ).make()
+
+    def _cleaner(self) -> cleaning.Pipeline | None:
+        """What the recipe asks for; lines that recur are counted in a pass of their own."""
+        if self.clean == CleaningSection():
+            return None
+        share, path = self.clean.repeated_lines, self.folder / parts.LINES
+        if share is None:
+            return cleaning.Pipeline(self.clean)
+        if not path.exists():
+            self.say("corpus: looking through all of the text for lines that recur")
+            texts = (t for _, source in self._ordered for t in source.documents(Tally()))
+            lines = sorted(cleaning.count_lines(texts, self.clean).repeated(share))
+            parts.write_whole(path, json.dumps(lines))
+        return cleaning.Pipeline(self.clean, frozenset(json.loads(path.read_text("utf-8"))))
+
+    def _split(self) -> str:
+        if self.found["validation"]:
+            return "validation_files"
+        return f"{self.section.validation_fraction:.2%} of documents, by a hash of their content"
+
+    def _require_unchanged(self) -> None:
+        for _, source in self._ordered:
+            if not source.unchanged():
+                raise InputError(
+                    f"{source.name}: changed while it was read. Start again when it is complete."
+                )
+
+    def _judge_contamination(self, ledger: Ledger) -> list[np.ndarray]:
+        """A mask (documents,) of each part: what is left out of training."""
+        hits, policy = self._contamination(ledger), self.section.contamination
+        if not ledger["contamination"]:
+            return hits.rows
+        words = self._contaminated_words(hits)
+        if policy == "refuse":
+            raise InputError(
+                f"corpus: {words}.\n"
+                "A model is not evaluated on what it has learnt: remove them from one side, or have"
+                " them\nleft out of training: --contamination drop (report: trained on, but said)"
+            )
+        self.say(f"corpus: {words}; {'left out' if policy == 'drop' else 'trained on'}")
+        if policy == "report":
+            return [np.zeros_like(mask) for mask in hits.rows]
+        ledger["dropped"] |= ledger["contamination"]
+        return hits.rows
+
+    def _contamination(self, ledger: Ledger) -> contamination.Found:
+        hits = contamination.find(self.folder, self.section.contamination_similarity)
+        ledger["contamination"] = {
+            reason: {"documents": number, "bytes": hits.bytes[reason]}
+            for reason, number in hits.documents.items()
+            if number
+        }
+        return hits
+
+    def _contaminated_words(self, hits: contamination.Found) -> str:
+        source, ids = hits.first
+        counted = " and ".join(
+            f"{number:,} {reason}" for reason, number in hits.documents.items() if number
+        )
+        begins = self.tokenizer.decode([i for i in ids.tolist() if i != self.eos_id])
+        name = self._ordered[source][1].name
+        return f"{counted} in training, the first in {name}: {begins[:40]!r}"
+
+    def room_needed(self) -> str:
+        """What a full disk means here, and how much room the rest takes."""
+        free, done = shutil.disk_usage(self.folder).free, parts.seals(self.folder)
+        sizes = [source.size for _, source in self._ordered]
+        reached = sum(sizes[: done[-1]["next"][0]]) if done else 0
+        used = sum(table.nbytes for table in parts.tables(self.folder, ["input_ids"]))
+        if reached:
+            needed = f"{_COPIES * used * sum(sizes) / reached / 1e6:,.0f} MB"
+        else:
+            needed = "2 bytes per byte of text"
+        return (
+            f"corpus: the disk of the cache {self.folder.parent} is full ({free / 1e6:,.0f} MB are"
+            f" free); all of it takes about {needed} while it is made.\n"
+            f"{len(done)} part(s) are finished and kept: free some space, and the same command goes"
+            " on there;\nor name a folder on another disk: HF_HOME=FOLDER"
+        )

@@ -1,0 +1,117 @@
+"""Where a corpus comes from: files, or a data set that `datasets` loads by its name."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from zhgpt import files, text
+from zhgpt.errors import InputError
+from zhgpt.recipe import CorpusSection, TextSection
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Documents in a fixed order. `digest` stands for all their content, `size` is in bytes."""
+
+    name: str
+    size: int
+    digest: str
+    documents: Callable[[text.Tally], Iterator[str]]
+    position: Callable[[], int]  # bytes of `size` that are read by now
+    unchanged: Callable[[], bool]
+
+
+def find(section: CorpusSection, say: Say) -> dict[str, list[Path]]:
+    """The files of both splits; InputError unless they are there and differ."""
+    paths: dict[str, list[Path]] = {"train": [], "validation": []}
+    if not section.dataset:
+        paths["train"] = files.find_files(section.train_files, "train_files", say)
+    if section.validation_files:
+        paths["validation"] = files.find_files(section.validation_files, "validation_files", say)
+    both = {p.resolve() for p in paths["train"]} & {p.resolve() for p in paths["validation"]}
+    if both:
+        raise InputError(
+            f"validation_files: {min(both)} is one of the train_files too; a model is not"
+            " evaluated on what it has learnt. Name each file once."
+        )
+    return paths
+
+
+def open_all(section: CorpusSection, say: Say) -> dict[str, list[Source]]:
+    """The sources of both splits, their content read once for its digest."""
+    paths = find(section, say)
+    # The hash leaves the interpreter free: two cores read two files.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = {
+            split: list(pool.map(lambda path: _of_file(path, section), found))
+            for split, found in paths.items()
+        }
+    if section.dataset:
+        sources["train"].append(_of_dataset(section.dataset, section))
+    return sources
+
+
+def _of_file(path: Path, section: TextSection) -> Source:
+    before = _stamp(path)
+    # How a file is read depends on its ending too.
+    digest = f"{files.ending(path)} {path.suffix.lower()} {text.file_hash(path)}"
+    return Source(
+        name=str(path),
+        size=before[0],
+        digest=digest,
+        documents=lambda tally: text.documents(path, section, tally),
+        position=lambda: files.position(path),
+        unchanged=lambda: _stamp(path) == before,
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+def _of_dataset(dataset: Mapping, section: TextSection) -> Source:
+    name = "/".join(str(part) for part in dataset.values() if part)
+    rows = _load(dataset, name)
+    return Source(
+        name=name,
+        size=rows.dataset_size or rows.data.nbytes,
+        digest=f"dataset {rows._fingerprint}",
+        documents=lambda tally: text.row_documents(_batches(rows), name, section, tally),
+        position=lambda: 0,
+        unchanged=lambda: True,  # `datasets` has it in a cache of its own
+    )
+
+
+def _batches(rows: datasets.Dataset) -> Iterator:
+    for table in rows.with_format("arrow").iter(batch_size=1000):
+        yield from table.to_batches()
+
+
+def _load(dataset: Mapping, name: str) -> datasets.Dataset:
+    """InputError for what is not there, needs the network, or is no text to train on."""
+    try:
+        rows = datasets.load_dataset(**{"split": "train"} | dict(dataset))
+    except (ConnectionError, OSError) as error:
+        raise InputError(
+            f"corpus.dataset: {name} cannot be reached or is not there ({_first_line(error)}).\n"
+            "Check its name and the network (HF_ENDPOINT names a mirror), or download it where"
+            " there is one\n(hf download --repo-type dataset NAME --local-dir FOLDER) and write"
+            ' {"path": "FOLDER"},\nor name its files: --train_files FOLDER'
+        ) from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"corpus.dataset: {name}: {_first_line(error)}") from None
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
