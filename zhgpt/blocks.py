@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from zhgpt.encoder import Encoder
+
 Say = Callable[[str], None]
 
 _DOCUMENTS_PER_BATCH = 64
@@ -37,18 +39,15 @@ def tokenize(
     folder: Path, split: str, tokenizer: Tokenizer, eos_id: int, total: int, say: Say
 ) -> datasets.Dataset:
     """Rows of ids, each document with its end-of-text token; 16 bits where all ids fit."""
-    encoder = Tokenizer.from_str(tokenizer.to_str())
-    encoder.encode_special_tokens = True  # "<|endoftext|>" in a document is text like any other
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    kind = "uint16" if highest < 2**16 else "uint32"
+    encoder = Encoder(tokenizer)
+    kind = encoder.dtype.name
     clock, done = Clock(say), 0
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
         nonlocal done
         rows = []
         for texts, size in _portions(batch["text"]):
-            encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
-            rows += [np.array([*e.ids, eos_id], dtype=kind) for e in encodings]
+            rows += [np.append(ids, encoder.dtype.type(eos_id)) for ids in encoder.encode(texts)]
             done += size
         clock.line(lambda seconds: _tokenize_line(split, done, total, seconds))
         return {"input_ids": rows}
