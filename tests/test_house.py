@@ -9,6 +9,7 @@ from conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = {"datasets", "tokenizers", "numpy", "pyarrow", "xxhash", "zstandard", "filelock"}
+LEVEL_1 |= {"opencc", "rensa"}
 LEVEL_1 |= {"matplotlib"}  # for a picture in docs/, not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
 
@@ -33,6 +34,7 @@ LEVELS = {
         "bpe": {"text", "files"},
         "blocks": set(),
         "corpus": {"text", "files", "blocks"},
+        "cleaning": set(),
         "order": set(),
         "baseline": {"text", "files"},
         "curve": set(),
