@@ -8,16 +8,8 @@ import pytest
 from conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
-LEVEL_1 = {
-    "datasets",
-    "tokenizers",
-    "tiktoken",
-    "numpy",
-    "pyarrow",
-    "xxhash",
-    "zstandard",
-    "filelock",
-}
+LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
+LEVEL_1 |= {"xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib"}  # for a picture in docs/, not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
 

@@ -120,6 +120,14 @@ RANGES: dict[str, Rule] = {
     "corpus.seed": _SEED,
     "corpus.block_size": (lambda x: x >= 2, "2 or more"),
     "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
+    # Below, the counts of a large corpus are not exact enough (zhgpt.cleaning.LineCounts).
+    "cleaning.repeated_lines": (lambda x: 1e-3 <= x < 1, "from 0.001 to below 1"),
+    "cleaning.min_characters": _POSITIVE,
+    "cleaning.max_characters": _POSITIVE,
+    "cleaning.min_han_share": (lambda x: 0 < x <= 1, "above 0, up to 1"),
+    "cleaning.max_repetition": (lambda x: 0 <= x < 1, "from 0 to below 1"),
+    # Below a half, chance agreements of 128 values would have to be told from real ones.
+    "cleaning.near_duplicates": (lambda x: 0.5 <= x <= 1, "from 0.5 to 1"),
     "tokens_per_step": _POSITIVE,
     "model.n_layer": _POSITIVE,
     "model.n_head": _POSITIVE,

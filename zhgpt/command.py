@@ -293,7 +293,8 @@ class _Form:
         values = checker.section("", content, self.top, {})
         checker.required("", values, self.schema)
         for name, leaves in self.sections.items():
-            values[name] = checker.section(name, content[name], leaves, self.aliases[name])
+            given = content.get(name, {})  # a section with a default may be left out
+            values[name] = checker.section(name, given, leaves, self.aliases[name])
             checker.required(name, values[name], self.types[name])
         checker.rules(content)
         checker.why(content.get("why", {}), [*self.keys(), *self.sections])
@@ -369,6 +370,16 @@ class _Checker:
         prompts = content.get("samples", {}).get("prompts", [])
         if "" in prompts:
             self.fail("samples.prompts", "a prompt is empty; write at least a character", prompts)
+        self._lengths(content.get("cleaning", {}))
+
+    def _lengths(self, cleaning: Mapping[str, Any]) -> None:
+        least, most = cleaning.get("min_characters"), cleaning.get("max_characters")
+        if least is None or most is None or least <= most:
+            return
+        above, below = "cleaning.max_characters", "cleaning.min_characters"
+        if above in self.overrides and below not in self.overrides:
+            self.fail(above, f"below {below} = {least}: no document would be left", most)
+        self.fail(below, f"above {above} = {most}: no document would be left", least)
 
     def why(self, reasons: Mapping[str, Any], known: Sequence[str]) -> None:
         for key, reason in reasons.items():

@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
-from zhgpt import blocks, cleaning, contamination, parts
+from zhgpt import blocks, contamination, parts
+from zhgpt.cleaning import Cleaner, Deduplicator, LineCounts, signature
 from zhgpt.encoder import Encoder
 from zhgpt.errors import InputError
 from zhgpt.ledger import SPLITS, Ledger, check_laws, collected, require_block, require_documents
@@ -22,6 +23,27 @@ Say = Callable[[str], None]
 
 # Parts, buckets and blocks each have all tokens once while blocks are cut.
 _COPIES = 3
+
+
+class _Cleaning:
+    """What a document becomes by itself, and then among all that came before it."""
+
+    def __init__(self, section: CleaningSection, repeated_lines: frozenset[str]):
+        self.cleaner, self.deduplicator = Cleaner(section, repeated_lines), Deduplicator(section)
+
+    def __call__(self, document: str) -> tuple[str, str | None, dict[str, int]]:
+        document, reason, removed = self.cleaner(document)
+        if reason:
+            return document, reason, removed
+        document, reason, more = self.deduplicator(document)
+        return document, reason, removed | more
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **self.deduplicator.state)
+
+    def restore(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as state:
+            self.deduplicator.state = dict(state)
 
 
 @dataclass(frozen=True)
@@ -83,25 +105,28 @@ class Preparation:
             sources=self._ordered,
             held_out=0.0 if self.found["validation"] else self.section.validation_fraction,
             clean=self._cleaner(),
-            signature=cleaning.signature if near else None,
+            signature=signature if near else None,
             encoder=engine,
             eos_id=self.eos_id,
             say=self.say,
         ).make()
 
-    def _cleaner(self) -> cleaning.Pipeline | None:
-        """What the recipe asks for; lines that recur are counted in a pass of their own."""
-        if self.clean == CleaningSection():
-            return None
+    def _cleaner(self) -> "_Cleaning | None":
+        return None if self.clean == CleaningSection() else _Cleaning(self.clean, self._lines())
+
+    def _lines(self) -> frozenset[str]:
+        """Those that recur in more documents than the recipe allows: a pass of its own."""
         share, path = self.clean.repeated_lines, self.folder / parts.LINES
         if share is None:
-            return cleaning.Pipeline(self.clean)
+            return frozenset()
         if not path.exists():
             self.say("corpus: looking through all of the text for lines that recur")
-            texts = (t for _, source in self._ordered for t in source.documents(Tally()))
-            lines = sorted(cleaning.count_lines(texts, self.clean).repeated(share))
-            parts.write_whole(path, json.dumps(lines))
-        return cleaning.Pipeline(self.clean, frozenset(json.loads(path.read_text("utf-8"))))
+            counts = LineCounts()
+            for _, source in self._ordered:
+                for document in source.documents(Tally()):
+                    counts.add(document)
+            parts.write_whole(path, json.dumps(sorted(counts.repeated(share))))
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
 
     def _split(self) -> str:
         if self.found["validation"]:

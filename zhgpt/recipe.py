@@ -58,7 +58,24 @@ class CorpusSection(TextSection):
 
 @dataclass(frozen=True, kw_only=True)
 class CleaningSection:
-    x: bool = False
+    """What is changed in the text, or dropped of it; nothing, unless it is named here.
+
+    zhgpt/cleaning.py says of each step what exactly it does. Shares are of 1: `repeated_lines` of
+    documents, `min_han_share` and `max_repetition` of a document's characters; `near_duplicates`
+    is the Jaccard similarity from which a document counts as a copy.
+    """
+
+    repeated_lines: float | None = None
+    control_characters: bool = False
+    nfc: bool = False
+    simplified: bool = False
+    mask_contacts: bool = False
+    min_characters: int | None = None
+    max_characters: int | None = None
+    min_han_share: float | None = None
+    max_repetition: float | None = None
+    duplicates: Literal["documents", "paragraphs"] | None = None
+    near_duplicates: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +98,11 @@ class ClmRecipe:
     purpose: str
     tokenizer: str
     corpus: CorpusSection
-    cleaning: CleaningSection = CleaningSection()
     model: Mapping
     tokens_per_step: int
     training_arguments: Mapping
     samples: SamplesSection
+    cleaning: CleaningSection = CleaningSection()
     why: Mapping = field(default_factory=dict)
 
 
