@@ -9,6 +9,7 @@ from conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = {"datasets", "tokenizers", "numpy", "pyarrow", "xxhash", "zstandard", "filelock"}
+LEVEL_1 |= {"charset_normalizer"}
 LEVEL_1 |= {"matplotlib"}  # for a picture in docs/, not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
 
@@ -26,10 +27,14 @@ LEVELS = {
         "report": set(),
         "record": {"session", "report"},
         "village": set(),
+        "tally": set(),
     },
     1: {
         "files": set(),
-        "text": {"files"},
+        "encodings": set(),
+        "unpack": {"files"},
+        "tables": {"encodings", "unpack"},
+        "text": {"files", "encodings", "unpack", "tables"},
         "bpe": {"text", "files"},
         "blocks": set(),
         "corpus": {"text", "files", "blocks"},
