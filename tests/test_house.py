@@ -9,7 +9,7 @@ from conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
-LEVEL_1 |= {"xxhash", "zstandard"}
+LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib"}  # for a picture in docs/, not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
 
@@ -21,8 +21,9 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
-        "ledger": set(),
+        "ledger": {"tally"},
         "clock": set(),
+        "tally": set(),
         "checkpoint": set(),
         "session": {"recipe", "command"},
         "report": set(),
@@ -31,7 +32,10 @@ LEVELS = {
     },
     1: {
         "files": set(),
-        "text": {"files"},
+        "encodings": set(),
+        "unpack": {"files"},
+        "tables": {"encodings", "unpack"},
+        "text": {"files", "encodings", "unpack", "tables"},
         "bpe": {"text", "files"},
         "pattern": set(),
         "encoder": {"pattern"},
@@ -41,8 +45,8 @@ LEVELS = {
         "contamination": {"cleaning", "parts"},
         "blocks": {"parts"},
         "preparation": set("blocks cleaning contamination encoder parts sources text".split()),
-        "corpus": set("blocks cleaning contamination encoder files parts".split())
-        | set("pattern preparation sources text".split()),
+        "corpus": set("blocks cleaning contamination encoder encodings files parts".split())
+        | set("pattern preparation sources tables text unpack".split()),
         "order": set(),
         "baseline": {"text", "files"},
         "curve": set(),

@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 # What the blocks follow from: other code makes other blocks.
 _MODULES = (blocks, cleaning, contamination, encoder, files, parts, preparation, sources, text)
-_LIBRARIES = ("datasets", "tokenizers", "pyarrow", "numpy", "opencc")
+_LIBRARIES = "charset-normalizer datasets numpy opencc pyarrow rensa tiktoken tokenizers".split()
 
 
 @dataclass(frozen=True)

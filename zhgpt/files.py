@@ -9,8 +9,13 @@ from pathlib import Path
 
 from zhgpt.errors import InputError
 
-KINDS = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+TABLES = (".parquet", ".arrow")
+KINDS = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLES)
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+_TARS = (".tgz", ".tbz2", ".txz", ".tzst")
+ARCHIVES = (".zip", ".tar")
+PACKED = (*PACKINGS, *_TARS, *ARCHIVES)
+_READABLE = f"{', '.join(KINDS)}, plain or packed ({', '.join((*PACKINGS, *ARCHIVES))})"
 
 Say = Callable[[str], None]
 
@@ -47,7 +52,7 @@ def _nothing(what: str, key: str, others: str = "") -> str:
     split = ",\nor have a share of the training text set apart: --validation_files '[]'"
     return (
         f"{key}: {what} (looked from {Path.cwd()}{seen}).\n"
-        f"Put your text there as {', '.join(KINDS)}, plain or packed ({', '.join(PACKINGS)}),\n"
+        f"Put your text there as {_READABLE},\n"
         f"or name other files, folders or globs: --{key} PATH ..."
         f"{split if key == 'validation_files' else ''}"
     )
@@ -56,10 +61,10 @@ def _nothing(what: str, key: str, others: str = "") -> str:
 def _matched(pattern: str, key: str, passed_over: dict[Path, str]) -> Iterator[Path]:
     """The readable files of one file name, folder or glob."""
     if os.path.isfile(pattern):
-        if ending(Path(pattern)) not in KINDS:
+        if ending(Path(pattern)) not in KINDS + ARCHIVES:
             raise InputError(
                 f"{key}: {pattern} has the ending {ending(Path(pattern)) or '(none)'}; readable are"
-                f" {', '.join(KINDS)}, plain or packed ({', '.join(PACKINGS)})."
+                f" {_READABLE}."
             )
         yield Path(pattern)
         return
@@ -120,13 +125,17 @@ def _unreadable_kind(path: Path) -> str:
         return "hidden"
     if not path.is_file():
         return "broken links or devices"
-    return "" if ending(path) in KINDS else path.suffix or "without ending"
+    return "" if ending(path) in KINDS + ARCHIVES else path.suffix or "without ending"
 
 
 def ending(path: Path) -> str:
-    """The ending below the packing, in lower case: .jsonl for a.jsonl.zst."""
-    packed = path.suffix.lower() in PACKINGS
-    return (path.with_suffix("") if packed else path).suffix.lower()
+    """The kind of a file by its ending, in lower case: below the packing, .jsonl for a.jsonl.zst;
+    .tar for one in any packing, and .zip, which can hold files of all kinds.
+    """
+    last = path.suffix.lower()
+    if last in _TARS:
+        return ".tar"
+    return path.with_suffix("").suffix.lower() if last in PACKINGS else last
 
 
 def position(path: Path) -> int:

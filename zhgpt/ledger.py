@@ -15,29 +15,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zhgpt.errors import InputError
+from zhgpt.tally import Tally, merged
 
 Ledger = dict[str, Any]
 
 SPLITS = ("train", "validation")
 
 
+def tally_of(seals: Sequence[Mapping[str, Any]]) -> Tally:
+    """Of all sources: each is in the seal of the part that it ended in."""
+    return merged(tally for seal in seals for tally in seal["tallies"].values())
+
+
 def collected(seals: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence]) -> Ledger:
     """What the seals of all parts say of reading and cleaning."""
-    tallies = [tally for seal in seals for tally in seal["tallies"].values()]
-    documents, sizes, removed = Counter(), Counter(), Counter()
+    read, removed = tally_of(seals), Counter()
+    documents, sizes = read.dropped_documents, read.dropped_bytes
     for seal in seals:
         removed.update(seal["removed"])
         documents.update({reason: drop[0] for reason, drop in seal["dropped"].items()})
         sizes.update({reason: drop[1] for reason, drop in seal["dropped"].items()})
-    for tally in tallies:
-        documents.update(tally["dropped_documents"])
-        sizes.update(tally["dropped_bytes"])
-    encodings = Counter(name for tally in tallies for name in tally["encodings"].values())
+    encodings = Counter(read.encodings.values())
     return {split: {"files": len(found[split])} for split in SPLITS} | {
         "read": {
             "files": sum(map(len, found.values())),
-            "documents": sum(tally["documents"] for tally in tallies),
-            "bytes": sum(tally["bytes"] for tally in tallies),
+            "documents": read.documents,
+            "bytes": read.bytes,
         },
         "dropped": {
             reason: {"documents": documents[reason], "bytes": sizes[reason]}

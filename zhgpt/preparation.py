@@ -14,7 +14,15 @@ from zhgpt import blocks, contamination, parts
 from zhgpt.cleaning import Cleaner, Deduplicator, LineCounts, signature
 from zhgpt.encoder import Encoder
 from zhgpt.errors import InputError
-from zhgpt.ledger import SPLITS, Ledger, check_laws, collected, require_block, require_documents
+from zhgpt.ledger import (
+    SPLITS,
+    Ledger,
+    check_laws,
+    collected,
+    require_block,
+    require_documents,
+    tally_of,
+)
 from zhgpt.recipe import CleaningSection, CorpusSection
 from zhgpt.sources import Source
 from zhgpt.text import Tally
@@ -69,7 +77,7 @@ class Preparation:
             self.say(f"corpus: encoded by {engine.name}: {engine.reason}")
         self._make_parts(engine)
         self._require_unchanged()
-        for line in total_tally(parts.seals(self.folder)).lines():
+        for line in tally_of(parts.seals(self.folder)).lines():
             self.say(f"corpus: {line}")
         ledger = collected(parts.seals(self.folder), self.found)
         ledger |= {"encoder": engine.name, "validation_split": self._split()}

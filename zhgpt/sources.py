@@ -86,7 +86,9 @@ def _of_dataset(dataset: Mapping, section: TextSection) -> Source:
         name=name,
         size=rows.dataset_size or rows.data.nbytes,
         digest=f"dataset {rows._fingerprint}",
-        documents=lambda tally: text.row_documents(_batches(rows), name, section, tally),
+        documents=lambda tally: text.of_batches(
+            _batches(rows), rows.data.schema, name, section, tally
+        ),
         position=lambda: 0,
         unchanged=lambda: True,  # `datasets` has it in a cache of its own
     )

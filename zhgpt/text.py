@@ -1,282 +1,304 @@
 """Files of any supported kind to documents: whole, in order, byte for byte."""
 
-import bz2
 import csv
-import gzip
-import io
 import json
-import lzma
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow
-import pyarrow.parquet
 import xxhash
-import zstandard
 
+from zhgpt import unpack
+from zhgpt.encodings import Bad, Lines
 from zhgpt.errors import InputError
-from zhgpt.files import PACKINGS, ending
+from zhgpt.files import TABLES
 from zhgpt.files import find_files as find_files  # documents and their files: one interface
 from zhgpt.recipe import TextSection
+from zhgpt.tables import arrow_rows, batch_rows, columns_of, no_column, parquet_rows
+from zhgpt.tally import Tally as Tally
+from zhgpt.unpack import Member
 
+Texts = Iterator[str | None]
 
-class _Zstd(io.RawIOBase):
-    """All frames of a .zst file; the library's own reader takes one cut short for a whole one."""
-
-    def __init__(self, path: Path):
-        self._file = path.open("rb")
-        self._parts = self._unpack()
-        self._rest = memoryview(b"")
-
-    def _unpack(self) -> Iterator[bytes]:
-        frame = None
-        # A block of 128 kB takes 4 bytes at least, so what is unpacked at once stays below 32 MB.
-        while raw := self._file.read(1 << 10):
-            while raw:
-                # 2 GB is the window of zstd --long=31, the largest there is.
-                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                yield frame.decompress(raw)
-                raw, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-        if frame:
-            raise EOFError("it ends in the middle of a frame")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            part = next(self._parts, None)
-            if part is None:
-                return 0
-            self._rest = memoryview(part)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-_OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": lambda path: gzip.open(path, "rb"),
-    ".bz2": lambda path: bz2.open(path, "rb"),
-    ".xz": lambda path: lzma.open(path, "rb"),
-    ".zst": lambda path: io.BufferedReader(_Zstd(path), 1 << 20),
-}
-# What the decompressors and pyarrow raise for a damaged or truncated file, besides OSError.
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pyarrow.ArrowException)
-
-_BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass
-class Tally:
-    """What was read, in documents and UTF-8 bytes of text, and what of it was dropped and why.
-
-    An empty file counts as an empty document. `first_dropped` is the first file of each reason.
-    """
-
-    documents: int = 0
-    bytes: int = 0
-    dropped_documents: Counter = field(default_factory=Counter)
-    dropped_bytes: Counter = field(default_factory=Counter)
-    first_dropped: dict[str, Path] = field(default_factory=dict)
-    encodings: dict[str, str] = field(default_factory=dict)
-
-    def drop(self, reason: str, size: int, path: Path) -> None:
-        self.dropped_documents[reason] += 1
-        self.dropped_bytes[reason] += size
-        self.first_dropped.setdefault(reason, path)
+# A text of this many characters is measured in parts, so that memory does not hold it once more.
+_LONG = 1 << 20
 
 
 def file_hash(path: Path) -> str:
     """Of the file as it lies there, packed or not: a change of content is never missed."""
     digest = xxhash.xxh3_128()
-    with _named(path), path.open("rb") as file:
+    with unpack.named(path), path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
 def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
-    """The documents of one file; what is empty or no Unicode text is counted in `tally`.
+    """The documents of one file or archive, the same ones in the same order every time.
 
-    InputError for a file that cannot be read, is damaged, or has no such column.
+    What is empty or no text is dropped and counted in `tally`. A line of a text file ends with \\n
+    or \\r\\n; \\r alone, U+2028 and U+0085 are characters of the text. Documents keep their line
+    ends, except the last one where `section.document` is a paragraph or a line; blank lines
+    between those belong to none. Text columns that are null or empty leave no line behind.
+
+    InputError for a file that cannot be read, is damaged, changes meanwhile, has no such column, or
+    in which more than section.undecodable_share is no text.
     """
-    with _named(path):
-        try:
-            with _unpacked(path) as file:
-                yield from _kept(file, path, section.text_column, tally)
-        except UnicodeDecodeError:
-            raise InputError(_undecodable(path)) from None
-
-
-def _kept(file: BinaryIO, path: Path, text_column: str, tally: Tally) -> Iterator[str]:
     before = tally.documents
+    with unpack.named(path):
+        for member in unpack.members(path, tally):
+            with unpack.named(member.name):
+                yield from _kept(member, section, tally)
+    if tally.documents == before:
+        tally.lose("empty file", 0, path)
+
+
+def _kept(member: Member, section: TextSection, tally: Tally) -> Iterator[str]:
     # An empty file is no JSON, no CSV and no parquet; in a folder of many it is no reason to stop.
-    for text in _READERS[ending(path)](file, path, text_column) if file.peek(1) else ():
+    full = member.file.peek(1)
+    texts = _READERS[member.kind](member, section, tally) if full else iter(())
+    yield from _counted(texts, member.name, tally)
+
+
+def of_batches(
+    batches: Iterable[pyarrow.RecordBatch],
+    schema: pyarrow.Schema,
+    name: str,
+    section: TextSection,
+    tally: Tally,
+) -> Iterator[str]:
+    """The documents of a table in memory, as those of a file."""
+    rows = batch_rows(batches, schema, name, section, tally)
+    yield from _counted(map(_row_text, rows), name, tally)
+
+
+def _counted(texts: Texts, name: str, tally: Tally) -> Iterator[str]:
+    before = tally.documents
+    for text in texts:
         tally.documents += 1
         try:
-            size = len((text or "").encode("utf-8"))
+            size = _size(text or "", "strict")
         except UnicodeEncodeError:
             # JSON can write half a surrogate pair, \\ud83d alone; UTF-8 and so a tokenizer cannot.
-            size = len(text.encode("utf-8", "surrogatepass"))
-            tally.drop("half a surrogate pair", size, path)
+            size = _size(text, "surrogatepass")
+            tally.drop("half a surrogate pair", size, name)
             text = None
         else:
             if not size:
-                tally.drop("null" if text is None else "empty", 0, path)
+                tally.drop("null" if text is None else "empty", 0, name)
         tally.bytes += size
         if text:
             yield text
     if tally.documents == before:
-        tally.documents += 1
-        tally.drop("empty file", 0, path)
+        tally.lose("empty file", 0, name)
 
 
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
+def _size(text: str, errors: str) -> int:
+    """In bytes of UTF-8."""
+    if len(text) < _LONG:
+        return len(text.encode("utf-8", errors))
+    parts = (text[i : i + _LONG] for i in range(0, len(text), _LONG))
+    return sum(len(part.encode("utf-8", errors)) for part in parts)
 
 
-def _unpacked(path: Path) -> BinaryIO:
-    return _OPENERS.get(path.suffix.lower(), _open)(path)
+def _read_text(member: Member, section: TextSection, tally: Tally) -> Texts:
+    lines = Lines(member.file, member.name, section, tally)
+    alone = section.document == "line"
+    yield from _UNITS[section.document](_good(lines, member.name, tally, documents=int(alone)))
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read names it."""
-    try:
-        yield
-    except _DAMAGE as error:
-        raise InputError(f"{path}: damaged ({error}). Copy or download it again.") from None
-    except OSError as error:
-        # The system's own errors have a number; those of gzip, bz2 and parquet have none.
-        if error.errno is None:
-            raise InputError(f"{path}: damaged ({error}). Copy or download it again.") from None
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+def _good(lines: Lines, name: str, tally: Tally, documents: int) -> Iterator[str]:
+    """The lines without the bad ones, each of which is so many documents."""
+    number = 0
+    for line in lines:
+        number += 1
+        if isinstance(line, Bad):
+            tally.lose("undecodable", line.size, line.place, documents)
+            continue
+        if "\0" in line:
+            place = f"NUL at character {line.index(chr(0))} of line {number:,}"
+            raise InputError(f"{name}: {place}: this is a binary file.")
+        yield line
 
 
-def _undecodable(path: Path) -> str:
-    """What is wrong with a file that is not UTF-8: how many places, and the first of them."""
-    if ending(path) == ".parquet":
-        return f"{path}: its text is not UTF-8, which parquet asks for; write the file again."
-    bad = offset = 0
-    first, other = "", "gb18030"
-    with _unpacked(path) as file:
-        for number, line in enumerate(file, 1):
-            if b"\0" in line or (number == 1 and line[:2] in _UTF16):
-                other = "utf-16"
+def _whole(lines: Iterable[str]) -> Iterator[str]:
+    parts = list(lines)
+    if parts:
+        yield "".join(parts)
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    group: list[str] = []
+    for line in lines:
+        if not line.isspace():
+            group.append(line)
+        elif group:
+            yield _without_end("".join(group))
+            group = []
+    if group:
+        yield _without_end("".join(group))
+
+
+def _single(lines: Iterable[str]) -> Iterator[str]:
+    return (_without_end(line) for line in lines if not line.isspace())
+
+
+def _without_end(text: str) -> str:
+    return text[: -2 if text.endswith("\r\n") else -1] if text.endswith("\n") else text
+
+
+_UNITS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
+    "file": _whole,
+    "paragraph": _paragraphs,
+    "line": _single,
+}
+
+
+def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
+    name, columns = member.name, columns_of(section)
+    lines = Lines(member.file, name, section, tally)
+    number = records = 0
+    for line in lines:
+        number += 1
+        if isinstance(line, Bad):
+            if records and _unfinished(line):
+                lines.bad_bytes -= line.size
+                tally.lose("cut short", line.size, f"{name}, line {number:,}")
+            else:
+                tally.lose("undecodable", line.size, line.place)
+        elif line.strip(" \t\r\n"):
             try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                bad += line.decode("utf-8", "replace").count("\ufffd") - line.count(b"\xef\xbf\xbd")
-                place = f"byte {offset + error.start} (0x{line[error.start]:02x}), line {number}"
-                first = first or place
-            offset += len(line)
-    return (
-        f"{path}: not UTF-8: {bad:,} undecodable place(s), the first at {first}.\n"
-        f"If it is text, it looks like {other}: iconv -f {other} -t utf-8 OLD > NEW"
-    )
+                record = _parse(line, name, number)
+            except InputError:
+                if not (records and _unfinished(line)):
+                    raise
+                tally.lose("cut short", _size(line, "strict"), f"{name}, line {number:,}")
+            else:
+                records += 1
+                yield _text_of(record, columns, f"{name}:{number}")
 
 
-def _read_txt(file: BinaryIO, path: Path, text_column: str) -> Iterator[str]:
-    text = file.read().removeprefix(_BOM).decode("utf-8")
-    if "\0" in text:
-        raise InputError(f"{path}: NUL at character {text.index(chr(0))}: this is a binary file.")
-    yield text
+def _unfinished(line: str) -> bool:
+    """Whether a line that is no record is the beginning of one: a download that was interrupted."""
+    return line.startswith("{") and not line.endswith("\n")
 
 
-def _read_jsonl(file: BinaryIO, path: Path, text_column: str) -> Iterator[str | None]:
-    # Lines end at \n alone: U+2028 and others are characters of the text.
-    for number, raw in enumerate(file, 1):
-        line = (raw.removeprefix(_BOM) if number == 1 else raw).decode("utf-8")
-        if line.strip(" \t\r\n"):
-            yield _column(_parse(line, path, number), text_column, f"{path}:{number}")
-
-
-def _parse(text: str, path: Path, line: int = 1) -> Any:
+def _parse(text: str, name: str, line: int = 1) -> Any:
     try:
         return json.loads(text.rstrip(" \t\r\n"))
     except json.JSONDecodeError as error:
-        place = f"{path}:{line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})."
+        place = f"{name}:{line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})."
         raise InputError(place) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}:{line}: not JSON ({error}).") from None
+        raise InputError(f"{name}:{line}: not JSON ({error}).") from None
 
 
-def _read_json(file: BinaryIO, path: Path, text_column: str) -> Iterator[str | None]:
-    content = _parse(file.read().removeprefix(_BOM).decode("utf-8"), path)
+def _read_json(member: Member, section: TextSection, tally: Tally) -> Texts:
+    name, columns = member.name, columns_of(section)
+    lines = Lines(member.file, name, section, tally)
+    content = _parse("".join(lines), name)
     records = content.get("data") if isinstance(content, dict) else content
     if not isinstance(records, list):
-        raise InputError(f'{path}: expected a list of records, or {{"data": [...]}}.')
+        raise InputError(f'{name}: expected a list of records, or {{"data": [...]}}.')
     for number, record in enumerate(records):
-        yield _column(record, text_column, f"{path}: record {number}")
+        text = _text_of(record, columns, f"{name}: record {number}")
+        if lines.bad and text and _ESCAPED.search(text):
+            size = _size(text, "surrogateescape")
+            tally.lose("undecodable", size, f"{name}, record {number}")
+        else:
+            yield text
 
 
-def _column(record: Any, text_column: str, where: str) -> str | None:
+# Bytes of a bad line, as surrogateescape writes them.
+_ESCAPED = re.compile("[\udc80-\udcff]")
+
+
+def _text_of(record: Any, columns: tuple[str, ...], where: str) -> str | None:
+    if len(columns) == 1:
+        return _column(record, columns[0], where)
+    return _joined(_column(record, column, where) for column in columns)
+
+
+def _joined(values: Iterable[str | None]) -> str | None:
+    texts = [value for value in values if value is not None]
+    return "\n".join(filter(None, texts)) if texts else None
+
+
+def _column(record: Any, column: str, where: str) -> str | None:
     if not isinstance(record, dict):
         raise InputError(f"{where}: {type(record).__name__} instead of an object with a text.")
-    if text_column not in record:
-        raise InputError(_no_column(where, text_column, list(record)))
-    text = record[text_column]
+    if column not in record:
+        texts = [key for key, value in record.items() if isinstance(value, str)]
+        raise no_column(where, column, record, texts)
+    text = record[column]
     if text is not None and not isinstance(text, str):
-        raise InputError(f"{where}: {text_column} is {text!r:.40}, not a text.")
+        raise InputError(f"{where}: {column} is {text!r:.40}, not a text.")
     return text
 
 
-def _no_column(where: str, text_column: str, columns: Sequence[str]) -> str:
-    offer = "content" if "content" in columns else "NAME"
-    return (
-        f"{where}: no column {text_column!r}; there are: {', '.join(columns) or 'none'}.\n"
-        f"Name the one that holds the text: --text_column {offer}"
-    )
-
-
-def _read_csv(file: BinaryIO, path: Path, text_column: str) -> Iterator[str | None]:
+def _read_csv(member: Member, section: TextSection, tally: Tally) -> Texts:
     # The default refuses documents of more than 131,072 characters.
     csv.field_size_limit(2**31 - 1)
+    name, columns = member.name, columns_of(section)
+    lines = Lines(member.file, name, section, tally)
+    dialect = "excel-tab" if member.kind == ".tsv" else "excel"
     # strict: a quote that is never closed would swallow the rest of the file in silence.
-    rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+    rows = csv.DictReader(_split(lines), dialect=dialect, strict=True)
     try:
-        columns = list(rows.fieldnames or [])
-        if text_column not in columns:
-            raise InputError(_no_column(str(path), text_column, columns))
-        for row in rows:
-            if None in row:
-                raise InputError(
-                    f"{path}:{rows.line_num}: {len(columns) + len(row[None])} values under"
-                    f" {len(columns)} columns; a text with a comma stands in double quotes."
-                )
-            yield row[text_column]
+        heads = list(rows.fieldnames or [])
+        for column in columns:
+            if column not in heads:
+                raise no_column(name, column, heads, heads)
+        yield from _csv_texts(rows, columns, lines, name, tally)
     except csv.Error as error:
-        raise InputError(f"{path}:{rows.line_num}: not CSV ({error}).") from None
+        raise InputError(f"{name}:{rows.line_num}: not CSV ({error}).") from None
 
 
-def _read_parquet(file: BinaryIO, path: Path, text_column: str) -> Iterator[str | None]:
-    # Parquet is read from its end: a packed one has to be unpacked into memory.
-    table = pyarrow.parquet.ParquetFile(
-        io.BytesIO(file.read()) if path.suffix.lower() in PACKINGS else file
-    )
-    columns = table.schema_arrow.names
-    if text_column not in columns:
-        raise InputError(_no_column(str(path), text_column, columns))
-    kind = table.schema_arrow.field(text_column).type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-        raise InputError(f"{path}: column {text_column!r} holds {kind}, not text.")
-    for batch in table.iter_batches(columns=[text_column], batch_size=1024):
-        yield from batch.column(0).to_pylist()
+def _csv_texts(
+    rows: csv.DictReader, columns: tuple[str, ...], lines: Lines, name: str, tally: Tally
+) -> Texts:
+    heads, bad = len(rows.fieldnames), lines.bad
+    for row in rows:
+        if None in row:
+            raise InputError(
+                f"{name}:{rows.line_num}: {heads + len(row[None])} values under"
+                f" {heads} columns; a text with a comma stands in double quotes."
+            )
+        text = _joined(row[column] for column in columns)
+        if lines.bad > bad:
+            tally.lose("undecodable", _size(text or "", "surrogateescape"), lines.last_bad)
+        else:
+            yield text
+        bad = lines.bad
 
 
-_READERS: dict[str, Callable[[BinaryIO, Path, str], Iterator[str | None]]] = {
-    ".txt": _read_txt,
+def _split(lines: Iterable[str]) -> Iterator[str]:
+    """At \\r too, which the csv module takes for the end of a line outside of quotes."""
+    for line in lines:
+        if "\r" in line[:-2]:
+            yield from re.findall("[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", line)
+        else:
+            yield line
+
+
+def _read_table(member: Member, section: TextSection, tally: Tally) -> Texts:
+    rows = (parquet_rows if member.kind == ".parquet" else arrow_rows)(member, section, tally)
+    return map(_row_text, rows)
+
+
+def _row_text(row: tuple[str | None, ...]) -> str | None:
+    return row[0] if len(row) == 1 else _joined(row)
+
+
+_READERS: dict[str, Callable[[Member, TextSection, Tally], Texts]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
     ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".tsv": _read_csv,
+    **dict.fromkeys(TABLES, _read_table),
 }
