@@ -369,6 +369,14 @@ class _Checker:
         prompts = content.get("samples", {}).get("prompts", [])
         if "" in prompts:
             self.fail("samples.prompts", "a prompt is empty; write at least a character", prompts)
+        if content["corpus"].get("document_mask"):
+            self.document_mask(content)
+
+    def document_mask(self, content: Mapping[str, Any]) -> None:
+        for key, (value, reason) in check.LEAKS.items():
+            section, _, leaf = key.partition(".")
+            if content.get(section, {}).get(leaf) == value:
+                self.fail(key, reason, value)
 
     def why(self, reasons: Mapping[str, Any], known: Sequence[str]) -> None:
         for key, reason in reasons.items():

@@ -38,11 +38,16 @@ class TextSection:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSection(TextSection):
-    """A model's text; `validation_fraction` of it is set apart without validation_files."""
+    """A model's text; `validation_fraction` of it is set apart without validation_files.
+
+    `document_mask` keeps attention and positions within a document (zhgpt.collator); the blocks
+    are the same with and without it.
+    """
 
     validation_files: Texts = ()
     validation_fraction: float = 0.01
     block_size: int
+    document_mask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
