@@ -4,7 +4,6 @@ The same command again continues an interrupted run and leaves a finished one al
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers import (
@@ -21,6 +20,7 @@ from zhgpt import (
     bpe,
     callbacks,
     checkpoint,
+    collator,
     command,
     corpus,
     machine,
@@ -102,7 +102,7 @@ def run(argv: list[str] | None) -> int:
         trainer = Trainer(
             model=model,
             args=args,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            data_collator=collator.of(pins, DataCollatorForLanguageModeling(tokenizer, mlm=False)),
             train_dataset=stream(blocks.train, steps.max_steps * steps.blocks_per_step, args.seed),
             eval_dataset=blocks.validation,
             processing_class=tokenizer,
@@ -121,7 +121,7 @@ def run(argv: list[str] | None) -> int:
     with args.main_process_first():
         resume = checkpoint.newest(output_dir, say)
     segment = session.Session(output_dir, history, main_process)
-    facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": asdict(steps)}
+    facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
     say(report.banner(history, output_dir, checkpoint.step(resume)))
     tracking.start(segment, args.report_to, say)

@@ -212,6 +212,16 @@ RECIPE = {
         ),
         ["training_arguments", "the library refuses it"],
     ),
+    "attention across documents": (
+        lambda b: b.recipe(
+            corpus__document_mask=True, model__attn_implementation="flash_attention_2"
+        ),
+        ['model.attn_implementation = "flash_attention_2"', "corpus.document_mask", '"sdpa"'],
+    ),
+    "a cache across documents": (
+        lambda b: b.recipe(corpus__document_mask=True, training_arguments__use_cache=True),
+        ["training_arguments.use_cache = true", "corpus.document_mask", "write false"],
+    ),
     "bf16 without such a GPU": (
         lambda b: b.recipe(training_arguments__bf16=True, training_arguments__use_cpu=False),
         ["bf16", "--bf16 false"],

@@ -414,6 +414,13 @@ def test_a_renamed_file_is_not_read_again(tmp_path, monkeypatch):
 OTHER = byte_bpe(tiny_stories(200, seed=3), 401)
 
 
+def test_the_document_mask_makes_no_other_blocks(tiny_files, monkeypatch):
+    first = prepare(tiny_files["train"])
+    monkeypatch.setattr(corpus, "_make", None)
+    second = prepare(tiny_files["train"], document_mask=True)
+    assert second.ledger == first.ledger and second.fingerprint == first.fingerprint
+
+
 @pytest.mark.parametrize(
     "change",
     [

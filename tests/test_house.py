@@ -51,7 +51,13 @@ LEVELS = {
         "baseline": {"text", "files"},
         "curve": set(),
     },
-    2: {"machine": set(), "metrics": set(), "callbacks": {"tracking"}, "tracking": set()},
+    2: {
+        "machine": set(),
+        "collator": set(),
+        "metrics": set(),
+        "callbacks": {"tracking"},
+        "tracking": set(),
+    },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}
 MODULES = [(level, name) for level, names in LEVELS.items() for name in names]

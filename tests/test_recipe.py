@@ -40,6 +40,7 @@ def hash_with(*argv: str) -> str:
         "--warmup_steps=0.1",
         "--resid_pdrop=0.1",
         "--attn_implementation=eager",
+        "--document_mask=true",
     ],
 )
 def test_what_changes_the_result_changes_hash_and_name(override):

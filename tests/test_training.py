@@ -57,7 +57,7 @@ def direct_loss(model, rows, reduction="mean"):
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction=reduction)
 
 
-def direct_training(model, blocks, steps, blocks_per_step):
+def direct_training(model, blocks, steps, blocks_per_step, loss_of=direct_loss):
     """A loop of ten lines: the same optimizer at a constant rate, the same order of blocks."""
     decayed = [p for name, p in model.named_parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if p.ndim != 2]
@@ -67,7 +67,7 @@ def direct_training(model, blocks, steps, blocks_per_step):
     losses = []
     numbers = order.block_order(len(blocks), steps * blocks_per_step, seed=42)
     for chosen in numbers.reshape(steps, blocks_per_step):
-        loss = direct_loss(model, [blocks[int(i)]["input_ids"] for i in chosen])
+        loss = loss_of(model, [blocks[int(i)]["input_ids"] for i in chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -85,6 +85,19 @@ _ATTENTION = ("eager", "sdpa", "flash_attention_2")
 # A documented argument of every model configuration, and no field of it.
 EXTRA_FIELDS = {"model": {"attn_implementation": typing.Literal[_ATTENTION]}}
 
+# With corpus.document_mask: the values with which the library attends across documents unsaid.
+LEAKS = {
+    "model.attn_implementation": (
+        "flash_attention_2",
+        'with corpus.document_mask, write "sdpa" or "eager": the library\'s flash attention takes'
+        " note of documents in a batch of one block only, and attends across them in any other",
+    ),
+    "training_arguments.use_cache": (
+        True,
+        "with corpus.document_mask, write false: beside a cache the library builds no mask",
+    ),
+}
+
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")

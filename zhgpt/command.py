@@ -371,6 +371,14 @@ class _Checker:
         if "" in prompts:
             self.fail("samples.prompts", "a prompt is empty; write at least a character", prompts)
         self._lengths(content.get("cleaning", {}))
+        if content["corpus"].get("document_mask"):
+            self.document_mask(content)
+
+    def document_mask(self, content: Mapping[str, Any]) -> None:
+        for key, (value, reason) in check.LEAKS.items():
+            section, _, leaf = key.partition(".")
+            if content.get(section, {}).get(leaf) == value:
+                self.fail(key, reason, value)
 
     def _lengths(self, cleaning: Mapping[str, Any]) -> None:
         least, most = cleaning.get("min_characters"), cleaning.get("max_characters")

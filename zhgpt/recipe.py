@@ -43,7 +43,8 @@ class CorpusSection(TextSection):
     `dataset` (path, name, split, ... of `datasets.load_dataset`) stands in the place of
     train_files. `contamination` is what happens to training documents that are in validation too:
     equal ones, and with a `contamination_similarity` (Jaccard) below 1 near ones. `seed` is of the
-    order in which documents are packed.
+    order in which documents are packed. `document_mask` keeps attention and positions within a
+    document (zhgpt.collator); the blocks are the same with and without it.
     """
 
     train_files: Texts = ()
@@ -54,6 +55,7 @@ class CorpusSection(TextSection):
     contamination_similarity: float = 1.0
     seed: int = 0
     block_size: int
+    document_mask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
