@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import xxhash
 from tokenizers import Tokenizer
 
 from zhgpt import blocks, files, text
-from zhgpt.errors import InputError
+from zhgpt.errors import InputError, exit_code
 from zhgpt.ledger import SPLITS, Ledger, check_laws, ledger_table, require_block, require_documents
 from zhgpt.recipe import CorpusSection
 
@@ -309,3 +310,9 @@ def _documents(
 
 def _content_hash(raw: bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=8).digest()
+
+
+if __name__ == "__main__":
+    from zhgpt import survey
+
+    sys.exit(exit_code(survey.run, None))
