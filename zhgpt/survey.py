@@ -287,7 +287,7 @@ class Survey:
             files[place].repeated_bytes += sizes[place]
         self.characters.counts.update(map(len, texts))
         self._count_characters("".join(texts))
-        lines = (line.strip() for line in "\n".join(texts).split("\n"))
+        lines = map(str.strip, "\n".join(texts).split("\n"))
         self.lines.add([line[:LINE] for line in lines if line])
         if self.tokenizer is not None:
             self._count_tokens(files, texts)
