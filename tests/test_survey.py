@@ -129,11 +129,11 @@ def test_truncation_and_padding_saved_with_a_tokenizer_count_for_nothing(tmp_pat
     text = (tiny_files["tokenizer"] / "tokenizer.json").read_text(encoding="utf-8")
     cutting = Tokenizer.from_str(text)
     cutting.enable_truncation(5)
-    cutting.enable_padding(length=7)
+    cutting.enable_padding(length=1_000)
     cutting.save(str(tmp_path / "tokenizer.json"))
     tokenizers = [survey._tokenizer(str(f)) for f in (tmp_path, tiny_files["tokenizer"])]
     cut, whole = (taken(tiny_files["train"], tokenizer=t).as_dict() for t in tokenizers)
-    assert cut == whole and whole["tokens"] > 7 * 120
+    assert cut == whole and 5 * 120 < whole["tokens"] < 1_000 * 120
 
 
 def test_what_rows_of_fixed_length_would_cost(tmp_path):
@@ -146,14 +146,16 @@ def test_what_rows_of_fixed_length_would_cost(tmp_path):
     }
 
 
-def test_a_file_whose_reading_loses_something_is_our_fault(tmp_path, monkeypatch):
+@pytest.mark.parametrize("texts", [["一"], ["一二"], ["一", "两个"], ["一", "二", "三"]])
+def test_what_is_not_conserved_is_our_fault(tmp_path, monkeypatch, texts):
     path = write_jsonl(tmp_path / "a.jsonl", ["一", "二"])
     whole = survey.documents
 
-    def losing(*arguments):
-        yield from list(whole(*arguments))[1:]
+    def wrong(*arguments):
+        list(whole(*arguments))
+        yield from texts
 
-    monkeypatch.setattr(survey, "documents", losing)
+    monkeypatch.setattr(survey, "documents", wrong)
     with pytest.raises(AssertionError):
         taken(path)
 
@@ -292,7 +294,7 @@ def test_size_claimed_against_size_usable(tmp_path):
     path.write_text("id,text\n" + f"{'9' * 2_000},村民们\n" * 1_000, encoding="utf-8")
     head, kept, again, dropped = taken(path).table().split("\n")[:4]
     assert head == "2.0 MB on disk, 9 B of text usable"
-    assert kept == "kept: 1,000 documents in 1 files, 9,000 bytes, 3,000 characters"
+    assert kept == "kept: 1,000 documents in 1 file(s), 9,000 bytes, 3,000 characters"
     assert "999 documents, 8,991 bytes" in again and dropped == "dropped: nothing"
 
 
@@ -350,6 +352,18 @@ def test_of_many_files_the_largest_are_shown_and_the_rest_counted(tmp_path):
     table = taken(tmp_path).table()
     assert "24.txt" in table and "05.txt" in table and "04.txt" not in table
     assert "and 5 smaller file(s)" in table
+
+
+def test_a_few_documents_are_a_bar_too(tmp_path):
+    table = taken(write_jsonl(tmp_path / "a.jsonl", ["x"] * 500 + ["xx"])).table()
+    bars = re.findall(r"^ +[\d,]+ - +[\d,]+  (#*) ", table, re.MULTILINE)
+    assert [len(bar) for bar in bars] == [40, 1]
+
+
+def test_long_lines_are_compared_by_their_beginning(tmp_path):
+    lines = ["长" * 200 + "甲", "长" * 200 + "乙", "长" * 199]
+    found = taken(write_jsonl(tmp_path / "a.jsonl", lines)).as_dict()["repeated_lines"]
+    assert found["lines"] == [{"line": "长" * 200, "count": 2}]
 
 
 def test_the_bound_of_repeated_lines_is_said(tmp_path):

@@ -387,7 +387,6 @@ def survey(
             clock.line(within)
         before += found.files[-1].size_on_disk
         clock.line(partial(_progress, total, before, None))
-    found.flush()
     return found
 
 
@@ -454,10 +453,5 @@ def run(argv: Sequence[str] | None) -> int:
     )
     tokenizer = None if options.tokenizer is None else _tokenizer(options.tokenizer)
     found = survey(find_files(options.paths, "PATH", _say), section, tokenizer, _say)
-    print(_json(found.as_dict()) if options.json else found.table())
+    print(json.dumps(found.as_dict(), indent=1) if options.json else found.table())
     return FINISHED
-
-
-def _json(facts: dict[str, Any]) -> str:
-    # DEL is ASCII and yet a control character.
-    return json.dumps(facts, indent=1).replace("\x7f", "\\u007f")

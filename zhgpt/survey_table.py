@@ -86,7 +86,7 @@ def _sizes(facts: Facts) -> str:
     """What is claimed against what can be used, and where the rest went."""
     again = facts["duplicates"]
     rows = [f"{size(facts['size_on_disk'])} on disk, {size(facts['usable_bytes'])} of text usable"]
-    kept = f"{facts['documents']:,} documents in {len(facts['files']):,} files"
+    kept = f"{facts['documents']:,} documents in {len(facts['files']):,} file(s)"
     rows.append(f"kept: {kept}, {facts['bytes']:,} bytes, {facts['characters']:,} characters")
     if facts["tokens"] is not None:
         rows[-1] += f", {facts['tokens']:,} tokens ({_ratio(facts['bytes_per_token'])} bytes each)"
