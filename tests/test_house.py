@@ -29,6 +29,7 @@ LEVELS = {
         "report": set(),
         "record": {"session", "report"},
         "village": set(),
+        "survey_table": {"report"},
     },
     1: {
         "files": set(),
@@ -46,10 +47,11 @@ LEVELS = {
         "blocks": {"parts"},
         "preparation": set("blocks cleaning contamination encoder parts sources text".split()),
         "corpus": set("blocks cleaning contamination encoder encodings files parts".split())
-        | set("pattern preparation sources tables text unpack".split()),
+        | set("pattern preparation sources survey tables text unpack".split()),
         "order": set(),
         "baseline": {"text", "files"},
         "curve": set(),
+        "survey": {"text", "files", "bpe"},
     },
     2: {
         "machine": set(),

@@ -98,6 +98,9 @@ LEAKS = {
     ),
 }
 
+# Of datasets.load_dataset: what says which text it is.
+DATASET_KEYS = ("path", "name", "split", "revision")
+
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")

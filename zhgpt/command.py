@@ -359,8 +359,7 @@ class _Checker:
         """What several values together, or lists, have to keep."""
         if not re.fullmatch(r"[\w.+-]{1,80}", content["name"]) or content["name"][0] == ".":
             self.fail("name", "it names a folder: letters, digits, _ . + - only", content["name"])
-        if not content["corpus"]["train_files"]:
-            self.fail("corpus.train_files", "name at least one file, folder or glob", [])
+        self._sources(content["corpus"])
         model = content.get("model", {})
         heads, width = model.get("n_head", 12), model.get("n_embd", 768)
         if width % heads:
@@ -372,9 +371,25 @@ class _Checker:
             self.fail("samples.prompts", "a prompt is empty; write at least a character", prompts)
         self._lengths(content.get("cleaning", {}))
         if content["corpus"].get("document_mask"):
-            self.document_mask(content)
+            self._document_mask(content)
 
-    def document_mask(self, content: Mapping[str, Any]) -> None:
+    def _sources(self, corpus: Mapping[str, Any]) -> None:
+        named, dataset = corpus.get("train_files"), corpus.get("dataset")
+        if not named and not dataset:
+            self.fail("corpus.train_files", "name at least one file, folder or glob", named or [])
+        if named and dataset:
+            reason = "stands in the place of train_files; name one of the two"
+            self.fail("corpus.dataset", reason, dataset)
+        for key, value in (dataset or {}).items():
+            if key not in check.DATASET_KEYS:
+                reason = "is not known" + check.suggestion(key, check.DATASET_KEYS)
+                self.fail(f"corpus.dataset.{key}", reason, value)
+            if not isinstance(value, str) or not value.strip():
+                self.fail(f"corpus.dataset.{key}", "expected a text that is not empty", value)
+        if dataset and "path" not in dataset:
+            self.fail("corpus.dataset.path", "missing; expected the data set's name or folder")
+
+    def _document_mask(self, content: Mapping[str, Any]) -> None:
         for key, (value, reason) in check.LEAKS.items():
             section, _, leaf = key.partition(".")
             if content.get(section, {}).get(leaf) == value:

@@ -26,13 +26,18 @@ from zhgpt import (
     cleaning,
     contamination,
     encoder,
+    encodings,
     files,
     parts,
+    pattern,
     preparation,
     sources,
+    survey,
+    tables,
     text,
+    unpack,
 )
-from zhgpt.errors import InputError
+from zhgpt.errors import InputError, exit_code
 from zhgpt.ledger import SPLITS, Ledger, ledger_table
 from zhgpt.preparation import Preparation
 from zhgpt.recipe import CleaningSection, CorpusSection, as_dict
@@ -41,7 +46,21 @@ from zhgpt.sources import Source
 Say = Callable[[str], None]
 
 # What the blocks follow from: other code makes other blocks.
-_MODULES = (blocks, cleaning, contamination, encoder, files, parts, preparation, sources, text)
+_MODULES = (
+    blocks,
+    cleaning,
+    contamination,
+    encoder,
+    encodings,
+    files,
+    parts,
+    pattern,
+    preparation,
+    sources,
+    tables,
+    text,
+    unpack,
+)
 _LIBRARIES = "charset-normalizer datasets numpy opencc pyarrow rensa tiktoken tokenizers".split()
 
 
@@ -172,3 +191,7 @@ def _make(folder: Path, preparation: Preparation) -> None:
     except InputError:
         shutil.rmtree(preparation.folder)
         raise
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(survey.run, None))

@@ -53,7 +53,7 @@ def _nothing(what: str, key: str, others: str = "") -> str:
     return (
         f"{key}: {what} (looked from {Path.cwd()}{seen}).\n"
         f"Put your text there as {_READABLE},\n"
-        f"or name other files, folders or globs: --{key} PATH ..."
+        f"or name other files, folders or globs: {'' if key == 'PATH' else f'--{key} '}PATH ..."
         f"{split if key == 'validation_files' else ''}"
     )
 
