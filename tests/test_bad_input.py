@@ -176,6 +176,14 @@ RECIPE = {
         ["gradient_accumulation_steps", "tokens_per_step"],
     ),
     "derived: eos": (lambda b: b.recipe(model__eos_token_id=2), ["eos_token_id", "tokenizer's"]),
+    "cleaning that does not exist": (
+        lambda b: b.recipe(cleaning={"nfkc": True}),
+        ["cleaning.nfkc = true", 'did you mean "nfc"'],
+    ),
+    "cleaning that leaves nothing": (
+        lambda b: b.recipe(cleaning={"min_characters": 9, "max_characters": 8}),
+        ["cleaning.min_characters = 9", "max_characters = 8"],
+    ),
     "a secret": (
         lambda b: b.recipe(training_arguments__hub_token="x"),
         ["hub_token", "HF_TOKEN"],

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pickle
 import random
 import unicodedata
 from collections import Counter
@@ -88,6 +89,16 @@ def test_steps_come_in_the_order_of_the_section_and_are_counted_apart():
         "simplified": 0,
         "mask_contacts": 11 - 12,
     }
+
+
+def test_cleaner_and_counts_go_to_other_processes():
+    clean = pickle.loads(pickle.dumps(Cleaner(EVERYTHING, frozenset(["页首"]))))
+    assert clean("页首\n" + BASE[0])[0] == BASE[0]
+    counts = LineCounts()
+    counts.add("一\n二")
+    merged = pickle.loads(pickle.dumps(counts))
+    merged.merge(counts)
+    assert merged.documents == 2 and merged.repeated(0.5) == {"一", "二"}
 
 
 # Characters
