@@ -196,7 +196,10 @@ def character_class(character: str) -> str:
 
 @dataclass(slots=True)
 class File:
-    """What one file gave; `tokens` without ends of text, None without a tokenizer."""
+    """What one file gave; `tokens` without ends of text, None without a tokenizer.
+
+    `passed_over` is what of an archive was not read, members by reason.
+    """
 
     path: Path
     size_on_disk: int
@@ -206,6 +209,7 @@ class File:
     bytes: int = 0
     characters: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
     repeated_documents: int = 0
     repeated_bytes: int = 0
 
@@ -217,6 +221,8 @@ class File:
             reason: {"documents": count, "bytes": tally.dropped_bytes[reason]}
             for reason, count in sorted(tally.dropped_documents.items())
         }
+        for reasons in getattr(tally, "passed_over", {}).values():
+            self.passed_over.update(reasons)
         assert tally.documents == self.documents + tally.dropped_documents.total(), self
         assert tally.bytes == self.bytes + tally.dropped_bytes.total(), self
 
@@ -231,6 +237,7 @@ class File:
             "tokens": self.tokens,
             "bytes_per_token": self.bytes / self.tokens if self.tokens else None,
             "dropped": self.dropped,
+            "passed_over": dict(self.passed_over),
             "duplicates": {"documents": self.repeated_documents, "bytes": self.repeated_bytes},
         }
 
@@ -320,6 +327,7 @@ class Survey:
             "tokens": tokens,
             "bytes_per_token": sums["bytes"] / tokens if tokens else None,
             "dropped": self._dropped(),
+            "passed_over": dict(sum((file.passed_over for file in self.files), Counter())),
             "encodings": dict(sorted(self.encodings.items())),
             "duplicates": again,
             "classes": self._classes(),

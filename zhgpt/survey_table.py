@@ -95,6 +95,9 @@ def _sizes(facts: Facts) -> str:
         f" {again['bytes']:,} bytes (not counted as usable)"
     )
     rows.append(f"dropped: {_dropped(facts['dropped']) or 'nothing'}")
+    if facts["passed_over"]:
+        members = (f"{count:,} {reason}" for reason, count in facts["passed_over"].items())
+        rows.append(f"passed over in archives: {printable(', '.join(members))}")
     if facts["encodings"]:
         names = (f"{name} {files:,}" for name, files in facts["encodings"].items())
         rows.append(f"encodings: {', '.join(names)} file(s)")
@@ -106,8 +109,11 @@ def _ratio(number: float | None) -> str:
 
 
 def _dropped(reasons: Facts) -> str:
+    """A part of a document may be dropped without the rest of it: no documents, but bytes."""
     return ", ".join(
         f"{drop['documents']:,} documents ({reason}, {drop['bytes']:,} bytes)"
+        if drop["documents"]
+        else f"{drop['bytes']:,} bytes ({reason})"
         for reason, drop in reasons.items()
     )
 
