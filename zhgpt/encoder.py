@@ -22,8 +22,9 @@ _SMALLEST_PART, _LARGEST_PART = 1 << 15, 1 << 18  # characters
 _PART_OF_TOKENIZERS = 1 << 20
 _SAMPLE = 1 << 17  # characters of a document that are compared
 # Stands between documents that are handed over together. It has noncharacters, which no text has;
-# where one has them after all, its part goes to `tokenizers`.
-_BETWEEN = "\U0010ffff<next document>\U0010ffff"
+# where one has them after all, its part goes to `tokenizers`. No beginning of it is also its end,
+# so that the rest of a text cannot make up another one with a half of it.
+_BETWEEN = "\U0010fffe<next document>\U0010ffff"
 
 Span = tuple[int, int, int]  # number of a text, its first character, the one after the last
 
