@@ -32,9 +32,9 @@ class DocumentMask:
     no text attends to it, and no padding id is left about which the library would warn.
 
     Labels stay as they are, so the first token of a document is still scored. It is predicted from
-    the end-of-text token before it, which has seen the document before. Not scoring it would take
-    the tokens that are hardest to guess out of eval_bits_per_byte, whose tokens and bytes are now
-    the same with and without the mask, and would never teach a model how a document begins.
+    the end-of-text token before it, which has seen the document before. eval_bits_per_byte is then
+    over the same tokens and bytes with and without the mask (leaving these out moved it from 3.052
+    to 3.069 for one model, docs/recipes.md), and a model learns how documents begin.
     """
 
     plain: Collator
