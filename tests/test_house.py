@@ -37,7 +37,7 @@ LEVELS = {
         "text": {"files", "encodings", "unpack", "tables"},
         "bpe": {"text", "files"},
         "blocks": set(),
-        "corpus": {"text", "files", "blocks"},
+        "corpus": {"text", "files", "encodings", "tables", "unpack", "blocks"},
         "order": set(),
         "baseline": {"text", "files"},
         "curve": set(),

@@ -21,7 +21,7 @@ import pyarrow as pa
 import xxhash
 from tokenizers import Tokenizer
 
-from zhgpt import blocks, files, text
+from zhgpt import blocks, encodings, files, tables, text, unpack
 from zhgpt.errors import InputError
 from zhgpt.ledger import SPLITS, Ledger, check_laws, ledger_table, require_block, require_documents
 from zhgpt.recipe import CorpusSection
@@ -29,6 +29,7 @@ from zhgpt.recipe import CorpusSection
 Say = Callable[[str], None]
 
 _BYTES_PER_WRITE = 8 << 20
+_READING = (text, files, encodings, tables, unpack)
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,17 @@ def _key(section: CorpusSection, paths: Paths, tokenizer: Tokenizer, eos_id: int
         "files": {split: [text.file_hash(p) for p in paths[split]] for split in SPLITS},
         "kinds": [(files.ending(p), p.suffix.lower()) for p in every],
         "settings": [section.text_column, section.validation_fraction, section.block_size, eos_id],
+        "reading": [
+            section.text_columns,
+            section.document,
+            section.encoding,
+            section.undecodable_share,
+        ],
         "tokenizer": tokenizer.to_str(),
         "versions": [version(name) for name in ("datasets", "tokenizers", "pyarrow")],
         "code": [
             text.file_hash(Path(module))
-            for module in (__file__, text.__file__, files.__file__, blocks.__file__)
+            for module in (__file__, *(m.__file__ for m in _READING), blocks.__file__)
         ],
     }
     return hashlib.sha256(json.dumps(facts).encode("utf-8")).hexdigest()[:24]
@@ -173,8 +180,8 @@ def _texts_ledger(
     """Writes the documents of both splits to disk; the ledger as far as it is known then."""
     with _writers(folder) as writers:
         source = _read(section, paths, writers, tally, say)
-    for reason, path in tally.first_dropped.items():
-        say(f"corpus: dropped {tally.dropped_documents[reason]:,} ({reason}), first in {path}")
+    for line in tally.lines():
+        say(f"corpus: {line}")
     return {w.split: w.facts(len(paths[w.split])) for w in writers} | {
         "read": {
             "files": sum(map(len, paths.values())),

@@ -27,12 +27,13 @@ from zhgpt.tally import Tally
 class Member:
     """One file's content: `name` for messages (path or path!member), its kind, a buffered stream.
 
-    The stream goes forward only, unless it is `seekable`, and ends with the next member.
+    The stream goes forward only, unless it is `seekable`; it is closed before the next member's.
     """
 
     name: str
     kind: str
     file: io.BufferedReader
+    seekable: bool = False
 
 
 class _Zstd(io.RawIOBase):
@@ -137,7 +138,7 @@ def _members(path: Path, file: io.BufferedReader, tally: Tally) -> Iterator[Memb
     if kind == ".tar":
         yield from _tar(path, stream, tally) if stream.peek(1) else ()
     else:
-        yield Member(str(path), kind, stream)
+        yield Member(str(path), kind, stream, seekable=stream is file)
 
 
 class _Meter:
