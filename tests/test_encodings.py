@@ -1,4 +1,4 @@
-"""Chinese text in any encoding is recognised or asked about; what is no text is cut out and said."""
+"""Chinese text in any encoding is recognised or asked about; what is no text is dropped."""
 
 import json
 import random
@@ -40,11 +40,10 @@ def test_utf_8_with_a_wrong_byte_is_utf_8():
     assert recognise(raw[:400] + b"\xff" + raw[400:]) == "utf-8"
 
 
+JAPANESE = "これは村の人々の話です。水車はまた動くようになりました。みんな喜んでいます。"
 OTHERS = {
-    "shift_jis": "これは村の人々の話です。水車はまた動くようになりました。みんなとても喜んでいます。"
-    * 9,
-    "euc_jp": "これは村の人々の話です。水車はまた動くようになりました。みんなとても喜んでいます。"
-    * 9,
+    "shift_jis": JAPANESE * 9,
+    "euc_jp": JAPANESE * 9,
     "euc_kr": "마을 사람들은 모두 기뻐했습니다. 물레방아가 다시 돌아가기 때문입니다." * 9,
     "cp1251": "Все люди в деревне очень рады: водяная мельница снова работает." * 9,
     "koi8_r": "Все люди в деревне очень рады: водяная мельница снова работает." * 9,

@@ -111,8 +111,9 @@ def require_text(
         raise InputError(
             f"{name}: {bad[0]:,} undecodable line(s) or record(s), {bad[1]:,} of {size:,} bytes;"
             f" the first at {first}.{hint}\n"
-            "Name the encoding (--encoding gb18030, big5, utf-16, ...), mend the file,\nor let more of"
-            f" a file be dropped: --undecodable_share {min(1, bad[1] / max(1, size) + 0.005):.2f}"
+            "Name the encoding (--encoding gb18030, big5, utf-16, ...), mend the file,\n"
+            "or let more of a file be dropped:"
+            f" --undecodable_share {min(1, bad[1] / max(1, size) + 0.005):.2f}"
         )
 
 
@@ -252,7 +253,7 @@ class Lines:
 
 
 def _decoded(raw: bytes, encoding: str) -> str:
-    if len(raw) > _BATCH:
+    if len(raw) > _BATCH and not raw.isascii():
         # In parts: at once, it would take three times its size beside the line itself.
         decoder = codecs.getincrementaldecoder(encoding)()
         starts = range(0, len(raw), _BATCH)

@@ -149,7 +149,7 @@ def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
                 tally.lose("cut short", line.size, f"{name}, line {number:,}")
             else:
                 tally.lose("undecodable", line.size, line.place)
-        elif line.strip(" \t\r\n"):
+        elif not _BLANK.fullmatch(line):
             try:
                 record = _parse(line, name, number)
             except InputError:
@@ -161,6 +161,10 @@ def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
                 yield _text_of(record, columns, f"{name}:{number}")
 
 
+# What JSON takes for white space.
+_BLANK = re.compile("[ \t\r\n]*")
+
+
 def _unfinished(line: str) -> bool:
     """Whether a line that is no record is the beginning of one: a download that was interrupted."""
     return line.startswith("{") and not line.endswith("\n")
@@ -168,6 +172,10 @@ def _unfinished(line: str) -> bool:
 
 def _parse(text: str, name: str, line: int = 1) -> Any:
     try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:  # without the line end, so that a place at the end is in this line
         return json.loads(text.rstrip(" \t\r\n"))
     except json.JSONDecodeError as error:
         place = f"{name}:{line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})."
