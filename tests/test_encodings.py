@@ -60,6 +60,16 @@ def test_other_languages_are_asked_about_not_guessed(tmp_path, codec):
     assert texts == [OTHERS[codec]] and tally.encodings == {str(tmp_path / "a.txt"): codec}
 
 
+def test_a_codec_that_is_not_for_such_a_file_is_said(tmp_path):
+    with pytest.raises(InputError, match="a.txt: cannot be read as utf-32"):
+        read(tmp_path, "a.txt", b"no UTF-32 at all", encoding="utf-32")
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_a_character_that_is_not_known_yet_does_not_hide_utf_16(codec):
+    assert recognise((SIMPLIFIED + chr(0x0378)).encode(codec)) == codec
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_never_text(seed):
     assert recognise(random.Random(seed).randbytes(4000)) == ""

@@ -157,6 +157,12 @@ def test_names_in_gbk_are_readable(tmp_path, name):
     assert f"{tmp_path / 'b.tar'}!{name}" in read(tmp_path / "b.tar")[1].encodings
 
 
+def test_a_name_is_no_command_to_the_terminal(tmp_path):
+    (tmp_path / "a.tar").write_bytes(make_tar([("\x1b[31mred\n.jsonl", b"{")]))
+    said = refused(tmp_path / "a.tar")
+    assert "\x1b" not in said and "a.tar!\ufffd[31mred\ufffd.jsonl:1: not JSON" in said
+
+
 def test_an_encrypted_member_is_refused(tmp_path):
     raw = bytearray(make_zip([("a.txt", b"secret")]))
     raw[6] |= 1  # the flag in the member's header and in the directory

@@ -64,7 +64,10 @@ def require_block(ledger: Ledger) -> None:
 
 
 def _drops(ledger: Ledger) -> str:
-    parts = [f"{d['documents']:,} {reason}" for reason, d in ledger["dropped"].items()]
+    parts = [
+        f"{d['documents']:,} {reason}" if d["documents"] else f"{d['bytes']:,} bytes {reason}"
+        for reason, d in ledger["dropped"].items()
+    ]
     return ", ".join(parts) or "nothing dropped"
 
 

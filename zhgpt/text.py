@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,19 @@ def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
     before = tally.documents
     with unpack.named(path):
         for member in unpack.members(path, tally):
-            with unpack.named(member.name):
+            with unpack.named(member.name), _readable_as(section.encoding, member.name):
                 yield from _kept(member, section, tally)
     if tally.documents == before:
         tally.lose("empty file", 0, path)
+
+
+@contextmanager
+def _readable_as(encoding: str | None, name: str) -> Iterator[None]:
+    """Of the encodings that may be named, some are for no lines of text (punycode, UTF-32)."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise InputError(f"{name}: cannot be read as {encoding} ({error}).") from None
 
 
 def _kept(member: Member, section: TextSection, tally: Tally) -> Iterator[str]:

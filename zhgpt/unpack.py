@@ -228,12 +228,12 @@ def _tar(path: Path, stream: io.BufferedReader, tally: Tally) -> Iterator[Member
 
 def _decoded(name: bytes) -> str:
     """A member's name, for the eye and for its ending; it is never used as a path."""
-    for encoding in ("utf-8", "gb18030", "cp437"):
-        try:
-            return name.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("cp437 has a character for every byte")
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        text = name.decode("gb18030", "replace")
+    # Control characters would be commands to the terminal.
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _passed_over(name: str) -> str:
