@@ -167,13 +167,18 @@ def test_half_a_character_of_utf_16_is_cut_out(tmp_path):
     assert tally.dropped_bytes == {"undecodable": 4 + 2}
 
 
+@pytest.mark.parametrize("lines", [300, 30_000])
 @pytest.mark.parametrize("first, then", [("gb18030", "big5"), ("big5", "gb18030")])
-def test_a_file_that_goes_on_in_another_encoding_is_refused(tmp_path, first, then):
-    parts = {"gb18030": SIMPLIFIED.encode("gb18030"), "big5": TRADITIONAL.encode("big5")}
-    raw = parts[first] * 99 + parts[then] * 99
-    said = "do not look like Chinese|undecodable"
-    with pytest.raises(InputError, match=said):
-        read(tmp_path, "a.txt", raw, undecodable_share=0.1)
+def test_a_file_that_goes_on_in_another_encoding_is_refused(tmp_path, first, then, lines):
+    line = {"gb18030": SIMPLIFIED.splitlines()[0], "big5": TRADITIONAL.splitlines()[0]}
+    raw = f"{line[first]}\n".encode(first) * lines + f"{line[then]}\n".encode(then) * 300
+    with pytest.raises(InputError, match="look like Chinese|not clearly Chinese|undecodable"):
+        read(tmp_path, "a.txt", raw)
+
+
+def test_rules_and_tables_in_a_file_are_no_other_encoding(tmp_path):
+    text = SIMPLIFIED + ("┌" + "─" * 70 + "┐\nＡＢＣ　①②③\n") * 400 + SIMPLIFIED
+    assert read(tmp_path, "a.txt", text.encode("gb18030"))[0] == [text]
 
 
 def test_a_line_in_utf_8_does_not_pass_for_gbk(tmp_path):

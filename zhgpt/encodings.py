@@ -36,9 +36,9 @@ _TRADITIONAL = (
     "組結備調認聲張類準氣語車臺總邊戶電萬議稱決連義裝變復帶檢參華轉場辦卻爺傳執約紅營監難錄線"
     "題親節寫寶確喫戰預輸護採滿創圖網審況黃號師聯須擇術領讓達編罷強碼職錢縣論導飛為裡著"
 )
-_PUNCTUATION = "，。、：“”（）；？！《》　「」『』—…‘’·～"
 _COMMON = re.compile(f"[{_SIMPLIFIED}{_TRADITIONAL}]")
-_OTHER = re.compile(f"[^\t-\r -~{_PUNCTUATION}]")  # neither ASCII nor what says little
+# Neither ASCII nor punctuation, symbols, rules and full-width forms, which say little.
+_OTHER = re.compile("[^\t-\r -~·\u2000-\u2bff\u3000-\u303f\uff01-\uff65]")
 _ASCII = re.compile("[\t-\r -~]")
 _KANA = re.compile("[ぁ-ヺ]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,7 +55,7 @@ _SAMPLE, _BATCH = 1 << 16, 1 << 20  # bytes
 _CERTAIN, _LEAST = 0.3, 4
 # A window of text that was once recognised: on 400 characters 0.44 against 0.12.
 _PLAUSIBLE, _ENOUGH = 0.15, 100
-_JUDGED = 1 << 13  # characters of a window, spread over it: more cost time and tell no more
+_WINDOW, _JUDGED = 1 << 12, 1 << 9  # characters, and how many of them, spread over it, are judged
 
 
 class Bad(str):
@@ -315,7 +315,7 @@ class _Window:
             self._last = number
             self._parts.append(text)
             self._size += len(text)
-        if self._size >= _SAMPLE:
+        if self._size >= _WINDOW:
             self.judge()
 
     def judge(self) -> None:
