@@ -47,7 +47,8 @@ def require_documents(ledger: Ledger) -> None:
         kept, none = ("training", "validation") if train else ("validation", "training")
         raise InputError(
             f"corpus: {train + validation:,} document(s), by {ledger['validation_split']}:\n"
-            f"all of them are for {kept}, none is left for {none}. A .txt file is one document.\n"
+            f"all of them are for {kept}, none is left for {none}.\n"
+            "A .txt file is one document, or many with --document paragraph (or line).\n"
             f"Name validation_files, give more documents, or {'raise' if train else 'lower'}"
             " corpus.validation_fraction."
         )
