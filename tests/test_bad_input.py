@@ -4,8 +4,10 @@ No traceback, and nothing is written: no output folder appears, and one that is 
 """
 
 import gzip
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,6 +68,15 @@ def bench(tiny_recipe, tiny_files, tmp_path) -> Bench:
 
 def damaged_gzip() -> bytes:
     return gzip.compress(b'{"text": "' + b"a" * 9000 + b'"}\n')[:-20]
+
+
+def encrypted_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.txt", b"secret")
+    raw = bytearray(buffer.getvalue())
+    raw[raw.index(b"PK\1\2") + 8] |= 1
+    return bytes(raw)
 
 
 def holes(path: Path) -> None:
@@ -267,9 +278,17 @@ FILES = {
         lambda b: b.parquet(pa.table({"text": ["x" * 99]}), damage=10),
         ["text.parquet", "damaged"],
     ),
-    "another encoding": (
-        lambda b: b.train_on("a.txt", "村民们都很高兴".encode("gb18030")),
-        ["a.txt", "undecodable", "UTF-8"],
+    "an encoding that is none of the Chinese ones": (
+        lambda b: b.train_on("a.txt", "Où est le garçon? Là-bas, né à Orléans.".encode("cp1252")),
+        ["a.txt", "not UTF-8 at line 1, byte 1 (0xf9)", "--encoding"],
+    ),
+    "text in two encodings": (
+        lambda b: b.train_on("a.txt", "村民们都很高兴。\n".encode() * 9 + b"\xb4\xe5\n" * 9),
+        ["a.txt", "9 undecodable", "line 10", "--undecodable_share"],
+    ),
+    "an encrypted archive": (
+        lambda b: b.train_on("a.zip", encrypted_zip()),
+        ["a.zip!a.txt", "encrypted", "password"],
     ),
     "binary": (lambda b: b.train_on("a.txt", b"\x7fELF\0\0\0\1" * 9), ["a.txt", "binary"]),
     "shorter than a block": (lambda b: b.train_on("a.txt", b"short"), ["less than one block"]),

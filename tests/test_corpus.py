@@ -178,6 +178,34 @@ def test_drops_of_every_kind_are_in_the_ledger(tmp_path):
     assert f"corpus: dropped 1 (empty file), first in {folder / 'b.txt'}" in said
 
 
+def test_what_is_no_text_is_in_the_ledger(tmp_path):
+    """Of records, with their bytes; of a text file, lines of a document that stays."""
+    lines = [f"第{i}句是我们的话。\n".encode("gb18030") for i in range(300)]
+    lines[9] = b"\xff\n"
+    (tmp_path / "a.txt").write_bytes(b"".join(lines))
+    records = [f'{{"text": "{i}他们都来了"}}\n'.encode() for i in range(200)]
+    records[7] = b'{"text": "\xff"}\n'
+    (tmp_path / "b.jsonl").write_bytes(b"".join(records) + b'{"text": "cut')
+    said, validation = [], write_jsonl(tmp_path / "v.jsonl", ["验证"])
+    made = prepare(str(tmp_path / "[ab].*"), validation, say=said.append)
+    assert made.ledger["dropped"] == {
+        "cut short": {"documents": 1, "bytes": 13},
+        "undecodable": {"documents": 1, "bytes": 2 + 14},
+    }
+    assert made.ledger["train"]["documents"] == 1 + 199
+    assert f"corpus: 1 file(s) read as gb18030, first {tmp_path / 'a.txt'}" in said
+    assert f"corpus: dropped 1 (cut short), first in {tmp_path / 'b.jsonl'}, line 201" in said
+
+
+def test_how_a_file_is_read_is_a_part_of_what_is_cached(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"第{i}句\n" for i in range(99)), encoding="utf-8")
+    validation = write_jsonl(tmp_path / "v.jsonl", ["验证"])
+    units = {unit: prepare(path, validation, document=unit) for unit in ("file", "line")}
+    counts = {unit: made.ledger["train"]["documents"] for unit, made in units.items()}
+    assert counts == {"file": 1, "line": 99}
+
+
 @pytest.mark.parametrize("unit", ["documents", "bytes"])
 def test_a_ledger_that_loses_something_is_our_fault(tiny_files, unit):
     ledger = prepare(tiny_files["train"], tiny_files["validation"]).ledger
@@ -451,7 +479,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path):
     assert prepare(path).fingerprint != before.fingerprint
 
 
-@pytest.mark.parametrize("module", ["corpus", "text", "files", "blocks"])
+@pytest.mark.parametrize("module", ["corpus", *(m.__name__[6:] for m in corpus._MODULES)])
 def test_other_code_makes_other_blocks(tiny_files, tmp_path, cache, monkeypatch, module):
     prepare(tiny_files["train"])
     changed = tmp_path / "changed.py"

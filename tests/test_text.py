@@ -3,34 +3,71 @@
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import os
+import tarfile
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from conftest import tiny_stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhgpt import files
+from zhgpt import encodings, files
 from zhgpt.errors import InputError
 from zhgpt.recipe import TextSection
 from zhgpt.text import Tally, documents, file_hash, find_files
 
 BOM = b"\xef\xbb\xbf"
 HARD = [
-    "村民们都很高兴。",
+    "村民们都很高兴，因为他们的水车又能用了。",
     " 两端有空格 \n",
     "行\r\n行\r行\u2028行\u2029行\x0b\x0c行\x85",
     "<|endoftext|>",
     '引号"和逗号,和制表\t',
     "🀄👨‍👩‍👧 e\u0301 ﬁ Ａ\u3000ＢＣ 𠮷 \ufeff中间的BOM",
-    "x" * 200_000,
+    "x" * 140_000,
 ]
+PLAIN = ["第一行\n" + text for text in tiny_stories(4, seed=3)] + ["Latin, too"]
+TRADITIONAL = ["村裡的人們都很高興，\n因為他們的水車又能用了。", "這是第二個故事：我們來說說他。"]
+TEXTS = {
+    "utf-8": HARD,
+    "utf-8-sig": HARD,
+    "utf-16": HARD,
+    "utf-16-be with a mark": HARD,
+    "utf-16-le": PLAIN,
+    "utf-16-be": PLAIN,
+    "gb18030": HARD,
+    "gbk": PLAIN,
+    "gb2312": PLAIN,
+    "big5": TRADITIONAL,
+}
+NAMED = {"utf-16": "utf-16-le", "gbk": "gb18030", "gb2312": "gb18030", "big5": "cp950"}
+
+
+def as_zip(raw: bytes, name: str = "a.txt") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, raw)
+    return buffer.getvalue()
+
+
+def as_tar(raw: bytes, name: str = "a.txt") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(raw)
+        archive.addfile(info, io.BytesIO(raw))
+    return buffer.getvalue()
+
+
 PACK = {
     "": lambda raw: raw,
     ".gz": gzip.compress,
@@ -39,40 +76,66 @@ PACK = {
     ".zst": zstandard.ZstdCompressor().compress,
 }
 PACKED = [packing for packing in PACK if packing]
+ARCHIVES = {".zip": as_zip, ".tar": as_tar} | {
+    name: lambda raw, inner, pack=PACK[packing]: pack(as_tar(raw, inner))
+    for name, packing in [
+        (".tar.gz", ".gz"),
+        (".tgz", ".gz"),
+        (".tar.bz2", ".bz2"),
+        (".tar.xz", ".xz"),
+        (".tar.zst", ".zst"),
+    ]
+}
 
 
 def jsonl(texts, column="text") -> bytes:
     return "".join(json.dumps({column: t}, ensure_ascii=False) + "\n" for t in texts).encode()
 
 
-def as_csv(folder, texts) -> bytes:
-    path = folder / "made.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["id", "text"], *enumerate(texts)])
-    return path.read_bytes()
+def as_csv(texts, dialect: str) -> bytes:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, dialect=dialect).writerows([["id", "text"], *enumerate(texts)])
+    return buffer.getvalue().encode()
 
 
-def as_parquet(folder, texts) -> bytes:
-    path = folder / "made.parquet"
+def as_parquet(texts) -> bytes:
+    buffer = io.BytesIO()
     table = pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())})
-    pyarrow.parquet.write_table(table, path, row_group_size=2)
-    return path.read_bytes()
+    pyarrow.parquet.write_table(table, buffer, row_group_size=2)
+    return buffer.getvalue()
 
 
-def content(kind, folder, texts) -> bytes:
+def as_arrow(texts, make=pyarrow.ipc.new_stream, kind=None) -> bytes:
+    buffer, kind = io.BytesIO(), kind or pyarrow.large_string()
+    table = pyarrow.table({"id": list(range(len(texts))), "text": pyarrow.array(texts, kind)})
+    with make(buffer, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return buffer.getvalue()
+
+
+def content(kind, texts) -> bytes:
     records = [{"text": text} for text in texts]
     return {
         ".txt": lambda: "".join(texts).encode(),
+        ".md": lambda: "".join(texts).encode(),
         ".jsonl": lambda: jsonl(texts),
+        ".ndjson": lambda: jsonl(texts),
         ".json": lambda: json.dumps(records, ensure_ascii=False, indent=1).encode(),
-        ".csv": lambda: as_csv(folder, texts),
-        ".parquet": lambda: as_parquet(folder, texts),
+        ".csv": lambda: as_csv(texts, "excel"),
+        ".tsv": lambda: as_csv(texts, "excel-tab"),
+        ".parquet": lambda: as_parquet(texts),
+        ".arrow": lambda: as_arrow(texts),
     }[kind]()
 
 
-def read(path, column="text", tally=None) -> list[str]:
-    section = TextSection(train_files=(), text_column=column)
-    return list(documents(path, section, tally or Tally()))
+def encoded(raw: bytes, encoding: str) -> bytes:
+    name, _, mark = encoding.partition(" with")
+    return (("\ufeff" if mark else "") + raw.decode()).encode(name)
+
+
+def read(path, column="text", tally=None, **changes) -> list[str]:
+    section = TextSection(train_files=(), text_column=column, **changes)
+    return list(documents(path, section, Tally() if tally is None else tally))
 
 
 def written(path: Path, raw: bytes) -> Path:
@@ -81,17 +144,31 @@ def written(path: Path, raw: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("packing", PACK)
-@pytest.mark.parametrize("kind", files.KINDS)
-def test_every_kind_gives_the_documents_back(tmp_path, kind, packing):
-    path = written(tmp_path / f"文 本{kind}{packing}", PACK[packing](content(kind, tmp_path, HARD)))
-    assert read(path) == (["".join(HARD)] if kind == ".txt" else HARD)
+OF_CHARACTERS = [kind for kind in files.KINDS if kind not in files.TABLES]
+CASES = [(kind, "utf-8") for kind in files.TABLES]
+CASES += [(kind, encoding) for kind in OF_CHARACTERS for encoding in TEXTS]
 
 
-@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".json", ".csv"])
-def test_a_byte_order_mark_is_no_text(tmp_path, kind):
-    path = written(tmp_path / f"a{kind}", BOM + content(kind, tmp_path, ["一", "二"]))
-    assert read(path) == (["一二"] if kind == ".txt" else ["一", "二"])
+@pytest.mark.parametrize("packing", [*PACK, *ARCHIVES])
+@pytest.mark.parametrize("kind, encoding", CASES)
+def test_every_kind_gives_the_documents_back(tmp_path, kind, encoding, packing):
+    texts, tally = TEXTS[encoding], Tally()
+    raw = content(kind, texts)
+    if kind in OF_CHARACTERS:
+        raw = encoded(raw, encoding)
+    if packing in PACK:
+        path = written(tmp_path / f"文 本{kind}{packing}", PACK[packing](raw))
+        name = str(path)
+    else:
+        member = f"一 级/文 本{kind}"
+        path = written(tmp_path / f"文 本{packing}", ARCHIVES[packing](raw, member))
+        name = f"{path}!{member}"
+    assert read(path, tally=tally) == (["".join(texts)] if kind in (".txt", ".md") else texts)
+    if kind in OF_CHARACTERS:
+        read_as = NAMED.get(encoding, encoding.partition(" ")[0])
+        assert tally.encodings == {name: read_as}
+    sizes = [len(text.encode()) for text in texts]
+    assert tally.bytes == sum(sizes) and not tally.dropped_documents
 
 
 def test_records_may_lie_under_data_and_endings_in_capitals(tmp_path):
@@ -150,7 +227,102 @@ def test_what_is_empty_or_no_unicode_is_dropped_and_counted(tmp_path):
     assert tally.dropped_documents == {"empty": 1, "null": 1, "half a surrogate pair": 1}
     assert tally.dropped_bytes == {"empty": 0, "null": 0, "half a surrogate pair": 4}
     assert (tally.documents, tally.bytes) == (4, 6)
-    assert set(tally.first_dropped.values()) == {path}
+    assert set(tally.first_dropped.values()) == {str(path)}
+
+
+LINED = "\n \u3000\n甲\r\n乙\r丙\u2028丁\x85戊\n\r\n\n己<|endoftext|>\r\n　\n庚"
+
+
+@pytest.mark.parametrize(
+    "document, texts",
+    [
+        ("file", [LINED]),
+        ("paragraph", ["甲\r\n乙\r丙\u2028丁\x85戊", "己<|endoftext|>", "庚"]),
+        ("line", ["甲", "乙\r丙\u2028丁\x85戊", "己<|endoftext|>", "庚"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.md.gz"])
+def test_a_document_is_a_file_a_paragraph_or_a_line(tmp_path, name, document, texts):
+    raw = LINED.encode()
+    path = written(tmp_path / name, gzip.compress(raw) if name.endswith("gz") else raw)
+    tally = Tally()
+    assert read(path, tally=tally, document=document) == texts
+    assert tally.bytes == sum(len(text.encode()) for text in texts)
+
+
+def test_columns_are_joined_without_those_that_are_null_or_empty(tmp_path):
+    rows = [("甲", "乙"), (None, "乙"), ("甲", ""), (None, None), ("", "")]
+    records = [dict(zip("ab", row, strict=True)) for row in rows]
+    raw = "".join(json.dumps(record) + "\n" for record in records).encode()
+    written(tmp_path / "a.jsonl", raw)
+    written(tmp_path / "a.json", json.dumps(records).encode())
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    for kind in (".jsonl", ".json", ".parquet"):
+        tally = Tally()
+        texts = read(tmp_path / f"a{kind}", tally=tally, text_columns=("b", "a"))
+        assert texts == ["乙\n甲", "乙", "甲"]
+        assert tally.dropped_documents == {"null": 1, "empty": 1} and tally.documents == 5
+    table = "c,a,b\n1,甲,乙\n2,,乙\n3,,\n".encode()
+    assert read(written(tmp_path / "a.csv", table), text_columns=("a", "b")) == ["甲\n乙", "乙"]
+    for kind in (".jsonl", ".json", ".parquet", ".csv"):
+        with pytest.raises(InputError, match="no column 'title'"):
+            read(tmp_path / f"a{kind}", text_columns=("a", "title"))
+
+
+@pytest.mark.parametrize(
+    "record, offer",
+    [
+        ({"id": 3, "content": "x"}, "content"),
+        ({"title": "x", "content": "x"}, "content"),
+        ({"id": 3, "body": "x"}, "body"),
+        ({"title": "x", "body": "x"}, "NAME"),
+    ],
+)
+def test_a_missing_column_is_answered_with_the_one_that_it_can_be(tmp_path, record, offer):
+    written(tmp_path / "a.jsonl", json.dumps(record).encode() + b"\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        with pytest.raises(InputError) as raised:
+            read(tmp_path / name)
+        assert str(raised.value).endswith(f"--text_column {offer}")
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()])
+@pytest.mark.parametrize("make", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_arrow_files_and_streams(tmp_path, make, kind):
+    assert read(written(tmp_path / "a.arrow", as_arrow(HARD, make, kind))) == HARD
+
+
+def test_what_datasets_writes_is_read(tmp_path):
+    import datasets
+
+    made = datasets.Dataset.from_dict({"text": HARD})
+    made.save_to_disk(tmp_path / "made")
+    (path,) = find_files([str(tmp_path / "made" / "*.arrow")], "train_files", lambda line: None)
+    assert read(path) == HARD
+
+
+@pytest.mark.parametrize("cut", [1, 6, 12])
+def test_a_last_line_that_is_cut_short_is_dropped_and_said(tmp_path, cut):
+    """Cut between characters or within one, where a download stopped."""
+    raw = jsonl(["一", "二三四"])[:-cut]
+    path, tally = written(tmp_path / "a.jsonl", raw), Tally()
+    whole = cut == 1
+    assert read(path, tally=tally) == (["一", "二三四"] if whole else ["一"])
+    if not whole:
+        size = len(raw) - len(jsonl(["一"]))
+        assert tally.dropped_documents == {"cut short": 1}
+        assert tally.dropped_bytes == {"cut short": size} and tally.bytes == 3 + size
+        assert tally.lines() == [f"dropped 1 (cut short), first in {path}, line 2"]
+
+
+def test_nul_in_a_record_is_text(tmp_path):
+    assert read(written(tmp_path / "a.jsonl", rb'{"text": "a\u0000b"}')) == ["a\0b"]
+
+
+def test_old_line_ends_in_csv(tmp_path):
+    raw = 'id,text\r1,"甲\r乙"\r2,丙\r'.encode()
+    assert read(written(tmp_path / "a.csv", raw)) == ["甲\r乙", "丙"]
 
 
 def test_a_whole_surrogate_pair_is_one_character(tmp_path):
@@ -160,7 +332,7 @@ def test_a_whole_surrogate_pair_is_one_character(tmp_path):
 @pytest.mark.parametrize(
     "name, raw",
     [
-        *((f"a{kind}", b"") for kind in files.KINDS),
+        *((f"a{kind}", b"") for kind in files.KINDS + files.ARCHIVES),
         ("a.jsonl.gz", gzip.compress(b"")),
         ("a.jsonl.zst", b""),
         ("a.jsonl", b"\n \n"),
@@ -172,23 +344,40 @@ def test_a_file_without_a_document_is_counted(tmp_path, name, raw):
     tally = Tally()
     assert read(written(tmp_path / name, raw), tally=tally) == []
     assert tally.dropped_documents == {"empty file": 1} and tally.documents == 1
+    assert tally.lines() == [f"dropped 1 (empty file), first in {tmp_path / name}"]
 
 
-NO_UTF8 = "中文\n".encode() + "村民们\n".encode("gb18030")
+SENTENCES = "村民们都很高兴。\n", "他们的水车又能用了\n"
 BAD = {
-    "gbk": ("a.txt", NO_UTF8, ["not UTF-8", "first at byte 7 (0xb4), line 2", "gb18030"]),
-    "utf16": ("a.txt", "中文".encode("utf-16"), ["not UTF-8", "byte 0 (0xff), line 1", "utf-16"]),
-    "binary": ("a.txt", b"abc\0def", ["NUL at character 3", "binary"]),
+    "two encodings": (
+        "a.txt",
+        SENTENCES[0].encode() * 40 + SENTENCES[1].encode("gb18030") * 9,
+        ["9 undecodable line(s)", "line 41, byte 1000 (0xcb)", "They look like gb18030", "0.15"],
+    ),
+    "half of each": (
+        "a.txt",
+        SENTENCES[0].encode() * 40 + SENTENCES[1].encode("gb18030") * 40,
+        ["not UTF-8 at line 41, byte 1000 (0xcb), and not clearly Chinese"],
+    ),
+    "too short": ("a.txt", "红楼".encode("gb18030"), ["line 1, byte 0 (0xba)", "--encoding gb"]),
+    "cp1252": (
+        "a.txt",
+        "Où est le garçon né?\n".encode("cp1252"),
+        ["not UTF-8 at line 1, byte 1 (0xf9)", "looks most like", "--encoding"],
+    ),
+    "binary": ("a.txt", b"abc\0def", ["NUL at character 3 of line 1", "binary"]),
+    "other binary": ("a.txt", b"\x7fELF\xff\0\0\0\1" * 99, ["NUL", "binary"]),
     "gbk line": (
         "a.jsonl",
-        jsonl(["x"]) + b'{"text": "\xb4\xe5"}\n' * 2,
-        ["4 undecodable", "byte 24 "],
+        jsonl(["这是我们的村子"]) + b'{"text": "\xb4\xe5"}\n' * 2,
+        ["2 undecodable line(s)", "30 of 64 bytes", "line 2, byte 44 (0xb4)"],
     ),
-    "gbk csv": ("a.csv", b"text\n\xb4\n", ["1 undecodable", "byte 5 (0xb4), line 2"]),
-    "gbk json": ("a.json", b'[\n{"text": "\xb4"}]', ["1 undecodable", "byte 12 (0xb4), line 2"]),
+    "csv": ("a.csv", b"text\n\xb4\n", ["not UTF-8 at line 2, byte 5 (0xb4)"]),
+    "json bytes": ("a.json", b'[\n{"text": "\xb4"}]', ["not UTF-8 at line 2, byte 12 (0xb4)"]),
     "line": ("a.jsonl", b'{"text": "x"}\n{"text": \n', ["a.jsonl:2: not JSON", "column"]),
     "no blank": ("a.jsonl", "\u3000\n".encode(), ["a.jsonl:1: not JSON"]),
-    "cut line": ("a.jsonl", b'{"text": "x"}\n{"text": "y', ["a.jsonl:2: not JSON"]),
+    "only a part of a line": ("a.jsonl", b'{"text": "y', ["a.jsonl:1: not JSON"]),
+    "a last line that is none": ("a.jsonl", b'{"text": "x"}\noops', ["a.jsonl:2: not JSON"]),
     "json": ("a.json", b'[{"text": "x"},\n oops]', ["a.json:2: not JSON"]),
     "deep": ("a.jsonl", b"[" * 100_000, ["a.jsonl:1: not JSON"]),
     "list": ("a.jsonl", b'["x"]\n', ["a.jsonl:1", "list instead of an object"]),
@@ -222,7 +411,7 @@ def test_bad_parquet_columns_are_named(tmp_path):
         read(tmp_path / "a.parquet", column="title")
     bad = pyarrow.array([b"\xb4\xe5"]).cast(pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="b.parquet: .* not UTF-8"):
+    with pytest.raises(InputError, match="b.parquet: 1 undecodable .* first at record 0"):
         read(tmp_path / "b.parquet")
 
 
@@ -230,7 +419,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = written(tmp_path / "a.txt", b"x")
     refused = PermissionError(13, "Permission denied")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise refused
 
     monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
@@ -247,6 +436,38 @@ def test_a_large_file_is_read_line_by_line(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3_000 and len(raw) > 27e6 and peak < 8e6
+
+
+def peak_of(path: Path, **changes) -> tuple[int, int]:
+    """Documents, and the most memory held while they are read, in bytes."""
+    section = TextSection(train_files=(), **changes)
+    tracemalloc.start()
+    count = sum(1 for _ in documents(path, section, Tally()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return count, peak
+
+
+@pytest.mark.parametrize("document", ["file", "paragraph", "line"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_one_long_line_takes_no_more_than_thrice_its_size(tmp_path, name, document):
+    text = "村民们都很高兴" * 1_000_000
+    raw = jsonl([text]) if name == "a.jsonl" else text.encode()
+    count, peak = peak_of(written(tmp_path / name, raw), document=document)
+    assert count == 1 and peak < 3 * len(raw)
+
+
+@pytest.mark.parametrize("document", ["paragraph", "line"])
+def test_many_tiny_documents_take_no_memory(tmp_path, monkeypatch, document):
+    monkeypatch.setattr(encodings, "_BATCH", 1 << 12)
+    path = written(tmp_path / "a.txt", ("村\n\n" * 60_000).encode())
+    count, peak = peak_of(path, document=document)
+    assert count == 60_000 and peak < 3e6
+
+
+def test_every_reading_gives_the_same_documents(tmp_path):
+    path = written(tmp_path / "a.zip", as_zip(jsonl(HARD), "a.jsonl"))
+    assert read(path) == read(path) == HARD
 
 
 # Finding files

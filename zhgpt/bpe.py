@@ -50,8 +50,8 @@ class Reading:
             self.say(f"read {number}/{len(self.files)} files, {self.bytes / 1e6:.1f} MB")
         if not self.documents:
             raise InputError(f"train_files: no text in them{_dropped(self.tally)}.")
-        if self.tally.dropped_documents:
-            self.say(f"{self.documents:,} documents{_dropped(self.tally)}")
+        for line in self.tally.lines():
+            self.say(line)
 
     def ledger(self) -> dict[str, Any]:
         """File names without folders, and content hashes: the same text on another machine."""
@@ -463,7 +463,7 @@ def compare(folders: Sequence[str], section: TextSection) -> str:
         for (name, folder), count in counts.items()
         if name != "all" or len(files) > 1
     ]
-    lines = [_table(rows) + _dropped(tally), "", "The longest entries:"]
+    lines = [_table(rows), *tally.lines(), "", "The longest entries:"]
     for folder, tokenizer in tokenizers.items():
         lines.append(f"{folder}: {'  '.join(longest_entries(tokenizer, 8))}")
     return "\n".join(lines)

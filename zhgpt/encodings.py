@@ -36,9 +36,9 @@ _TRADITIONAL = (
     "組結備調認聲張類準氣語車臺總邊戶電萬議稱決連義裝變復帶檢參華轉場辦卻爺傳執約紅營監難錄線"
     "題親節寫寶確喫戰預輸護採滿創圖網審況黃號師聯須擇術領讓達編罷強碼職錢縣論導飛為裡著"
 )
-_PUNCTUATION = "，。、：“”（）；？！《》　「」『』—…‘’·～"
 _COMMON = re.compile(f"[{_SIMPLIFIED}{_TRADITIONAL}]")
-_OTHER = re.compile(f"[^\t-\r -~{_PUNCTUATION}]")  # neither ASCII nor what says little
+# Neither ASCII nor punctuation, symbols, rules and full-width forms, which say little.
+_OTHER = re.compile("[^\t-\r -~·\u2000-\u2bff\u3000-\u303f\uff01-\uff65]")
 _ASCII = re.compile("[\t-\r -~]")
 _KANA = re.compile("[ぁ-ヺ]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -47,6 +47,7 @@ _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 # gb18030 contains GBK and GB2312; cp950 is the Big5 of Windows.
 _CANDIDATES = ("utf-8", "gb18030", "cp950", "utf-16-le", "utf-16-be")
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_BIG = (codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _SAMPLE, _BATCH = 1 << 16, 1 << 20  # bytes
 
 # Measured on passages of 60 characters: the right encoding has a share of common ones of at least
@@ -54,6 +55,7 @@ _SAMPLE, _BATCH = 1 << 16, 1 << 20  # bytes
 _CERTAIN, _LEAST = 0.3, 4
 # A window of text that was once recognised: on 400 characters 0.44 against 0.12.
 _PLAUSIBLE, _ENOUGH = 0.15, 100
+_WINDOW, _JUDGED = 1 << 12, 1 << 9  # characters, and how many of them, spread over it, are judged
 
 
 class Bad(str):
@@ -93,9 +95,12 @@ def _share(text: str, also: int = 0) -> tuple[float, int]:
 
 
 def _is_text(text: str) -> bool:
-    """No control characters and none unassigned, private or half, of which chance makes many."""
-    kinds = {unicodedata.category(c) for c in set(text) - set("\t\n\v\f\r\x1a\ufeff")}
-    return not kinds & {"Cc", "Cn", "Co", "Cs"}
+    """Next to no control, unassigned, private or half characters, of which chance makes many; some
+    that are unassigned here are of a later Unicode.
+    """
+    kinds = {c: unicodedata.category(c) for c in set(text) - set("\t\n\v\f\r\x1a\ufeff")}
+    odd = (text.count(c) for c, kind in kinds.items() if kind in ("Cc", "Cn", "Co", "Cs"))
+    return sum(odd) <= len(text) / 100
 
 
 def require_text(
@@ -109,8 +114,9 @@ def require_text(
         hint = f" They look like {looks}: this is a file of two encodings." if looks else ""
         raise InputError(
             f"{name}: {bad[0]:,} undecodable line(s) or record(s), {bad[1]:,} of {size:,} bytes;"
-            f" the first at {first}.{hint}\nName the file's encoding (--encoding gb18030, big5, utf-16,"
-            " ...), mend the file,\nor let more of a file be dropped:"
+            f" the first at {first}.{hint}\n"
+            "Name the encoding (--encoding gb18030, big5, utf-16, ...), mend the file,\n"
+            "or let more of a file be dropped:"
             f" --undecodable_share {min(1, bad[1] / max(1, size) + 0.005):.2f}"
         )
 
@@ -118,8 +124,8 @@ def require_text(
 class Lines:
     """The lines of `file` as text, their ends kept; a line ends at \\n alone.
 
-    One pass, and memory for some lines. All encodings but UTF-16 begin with ASCII, so that of a file
-    is decided at its first other byte, from that place on. A line that is no text comes as
+    One pass, and memory for some lines. All encodings but UTF-16 begin with ASCII, so a file's is
+    decided at its first other byte, from that place on. A line that is no text comes as
     `Bad`. InputError for an encoding that is uncertain or turns implausible, and at the end of the
     file if more than section.undecodable_share of its bytes are in bad lines.
     """
@@ -153,7 +159,7 @@ class Lines:
                 encoding = self._decide(raw)
                 window = None if encoding == "utf-8" else _Window(self._name, encoding)
             try:
-                text = raw.decode(encoding or "ascii")
+                text = _decoded(raw, encoding or "ascii")
                 if window and _is_utf8_han(raw):
                     text = self._bad(raw, 0)
             except UnicodeDecodeError as error:
@@ -170,6 +176,8 @@ class Lines:
 
     def _wide_lines(self, encoding: str) -> Iterator[str]:
         """Of UTF-16 and UTF-32, in which the byte 0x0A is a part of many characters."""
+        if encoding in ("utf-16", "utf-32"):  # without a mark, the usual order
+            encoding += "-be" if self._sample().startswith(_BIG) else "-le"
         decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
         parts: list[str] = []
         while self._ahead or self._fill():
@@ -209,7 +217,7 @@ class Lines:
         sample = self._sample()
         if sample[:2] in _BOMS:
             return _BOMS[sample[:2]]
-        if b"\0" not in sample and _utf8(sample):
+        if b"\0" not in sample and _first_wrong(sample) is None:
             return ""
         name = recognise(sample)
         return name if name.startswith("utf-16") else ""
@@ -221,9 +229,11 @@ class Lines:
             self._fill()
         sample = self._sample(raw[start : start + _SAMPLE])
         bom = self._number == 1 and raw.startswith(codecs.BOM_UTF8)
-        name = "utf-8" if bom or _utf8(sample) else recognise(sample) or self._nearly_utf8(sample)
+        wrong = _first_wrong(sample)
+        name = "utf-8" if bom or wrong is None else recognise(sample) or self._nearly_utf8(sample)
         if not name:
-            place = f"line {self._number}, byte {self._offset + start} (0x{raw[start]:02x})"
+            line = self._number + sample[:wrong].count(b"\n")
+            place = f"line {line:,}, byte {self._offset + start + wrong} (0x{sample[wrong]:02x})"
             raise InputError(_uncertain(self._name, sample, place))
         self._tally.encodings[self._name] = "utf-8-sig" if bom else name
         return name
@@ -231,7 +241,7 @@ class Lines:
     def _nearly_utf8(self, sample: bytes) -> str:
         """UTF-8 all the same, if no more has to be dropped of it than may be."""
         lines = sample.splitlines(keepends=True)
-        bad = sum(len(line) for line in lines if not _utf8(line))
+        bad = sum(len(line) for line in lines if _first_wrong(line) is not None)
         return "utf-8" if bad <= self._section.undecodable_share * len(sample) else ""
 
     def _bad(self, raw: bytes, start: int) -> Bad:
@@ -246,13 +256,26 @@ class Lines:
         return line
 
 
-def _utf8(sample: bytes) -> bool:
-    """Whether it is UTF-8, at its end perhaps cut within a character."""
+def _decoded(raw: bytes, encoding: str) -> str:
+    if len(raw) > _BATCH and not raw.isascii():
+        # In parts: at once, it would take three times its size beside the line itself.
+        decoder = codecs.getincrementaldecoder(encoding)()
+        starts = range(0, len(raw), _BATCH)
+        try:
+            parts = [decoder.decode(raw[i : i + _BATCH], i + _BATCH >= len(raw)) for i in starts]
+            return "".join(parts)
+        except UnicodeDecodeError:
+            pass  # whose place is in one of the parts
+    return raw.decode(encoding)
+
+
+def _first_wrong(sample: bytes) -> int | None:
+    """The first byte that is not UTF-8; the last character may be cut."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
-    except UnicodeDecodeError:
-        return False
-    return True
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
 
 
 def _is_utf8_han(raw: bytes) -> bool:
@@ -265,13 +288,16 @@ def _is_utf8_han(raw: bytes) -> bool:
 
 def _uncertain(name: str, sample: bytes, place: str) -> str:
     if b"\0" in sample:
-        return f"{name}: NUL, and no text in UTF-8 or UTF-16 at {place}: this is a binary file."
+        return (
+            f"{name}: NUL, and no UTF-8 at {place}: this is a binary file.\n"
+            "If it is text, name its encoding: --encoding utf-16 (or utf-16-be, utf-32)"
+        )
     guess = charset_normalizer.from_bytes(sample).best()
-    looks = f", and looks most like {guess.encoding}" if guess else ""
+    looks = f"; it looks most like {guess.encoding}" if guess else ""
     return (
-        f"{name}: not UTF-8 at {place}{looks};\nfor one of the Chinese encodings it has too little"
-        " text or none. Name its encoding: --encoding gb18030 (or big5, utf-16, cp1252, ...)\n"
-        "or write the file again as UTF-8."
+        f"{name}: not UTF-8 at {place}, and not clearly Chinese in GB18030, Big5 or UTF-16{looks}."
+        "\nName its encoding: --encoding gb18030 (or big5, utf-16, cp1252, ...), or write the file"
+        " again as UTF-8."
     )
 
 
@@ -289,11 +315,12 @@ class _Window:
             self._last = number
             self._parts.append(text)
             self._size += len(text)
-        if self._size >= _SAMPLE:
+        if self._size >= _WINDOW:
             self.judge()
 
     def judge(self) -> None:
         text = "".join(self._parts)
+        text = text[:: 1 + len(text) // _JUDGED]
         if _share(text)[0] < _PLAUSIBLE and len(_OTHER.findall(text)) >= _ENOUGH:
             raise InputError(
                 f"{self._name}: recognised as {self._encoding}, but lines {self._first:,} to"

@@ -82,7 +82,8 @@ def require_documents(ledger: Ledger) -> None:
         kept, none = ("training", "validation") if train else ("validation", "training")
         raise InputError(
             f"corpus: {train + validation:,} document(s), by {ledger['validation_split']}:\n"
-            f"all of them are for {kept}, none is left for {none}. A .txt file is one document.\n"
+            f"all of them are for {kept}, none is left for {none}.\n"
+            "A .txt file is one document, or many with --document paragraph (or line).\n"
             f"Name validation_files, give more documents, or {'raise' if train else 'lower'}"
             " corpus.validation_fraction."
         )
@@ -99,7 +100,10 @@ def require_block(ledger: Ledger) -> None:
 
 
 def _drops(ledger: Ledger) -> str:
-    parts = [f"{d['documents']:,} {reason}" for reason, d in ledger["dropped"].items()]
+    parts = [
+        f"{d['documents']:,} {reason}" if d["documents"] else f"{d['bytes']:,} bytes {reason}"
+        for reason, d in ledger["dropped"].items()
+    ]
     return ", ".join(parts) or "nothing dropped"
 
 

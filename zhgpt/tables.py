@@ -61,7 +61,7 @@ def batch_rows(
 
 def _seekable(member: Member) -> Any:
     """Both are read from their end: a packed one has to be unpacked into memory."""
-    return member.file if member.file.seekable() else io.BytesIO(member.file.read())
+    return member.file if member.seekable else io.BytesIO(member.file.read())
 
 
 def _text_columns(schema: pyarrow.Schema, section: TextSection, name: str) -> list[str]:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,19 @@ def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
     before = tally.documents
     with unpack.named(path):
         for member in unpack.members(path, tally):
-            with unpack.named(member.name):
+            with unpack.named(member.name), _readable_as(section.encoding, member.name):
                 yield from _kept(member, section, tally)
     if tally.documents == before:
         tally.lose("empty file", 0, path)
+
+
+@contextmanager
+def _readable_as(encoding: str | None, name: str) -> Iterator[None]:
+    """Of the encodings that may be named, some are for no lines of text (punycode, UTF-32)."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise InputError(f"{name}: cannot be read as {encoding} ({error}).") from None
 
 
 def _kept(member: Member, section: TextSection, tally: Tally) -> Iterator[str]:
@@ -168,7 +178,7 @@ def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
                 tally.lose("cut short", line.size, f"{name}, line {number:,}")
             else:
                 tally.lose("undecodable", line.size, line.place)
-        elif line.strip(" \t\r\n"):
+        elif not _BLANK.fullmatch(line):
             try:
                 record = _parse(line, name, number)
             except InputError:
@@ -180,6 +190,10 @@ def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
                 yield _text_of(record, columns, f"{name}:{number}")
 
 
+# What JSON takes for white space.
+_BLANK = re.compile("[ \t\r\n]*")
+
+
 def _unfinished(line: str) -> bool:
     """Whether a line that is no record is the beginning of one: a download that was interrupted."""
     return line.startswith("{") and not line.endswith("\n")
@@ -187,6 +201,10 @@ def _unfinished(line: str) -> bool:
 
 def _parse(text: str, name: str, line: int = 1) -> Any:
     try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:  # without the line end, so that a place at the end is in this line
         return json.loads(text.rstrip(" \t\r\n"))
     except json.JSONDecodeError as error:
         place = f"{name}:{line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})."

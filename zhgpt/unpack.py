@@ -27,12 +27,13 @@ from zhgpt.tally import Tally
 class Member:
     """One file's content: `name` for messages (path or path!member), its kind, a buffered stream.
 
-    The stream goes forward only, unless it is `seekable`, and ends with the next member.
+    The stream goes forward only, unless it is `seekable`; it is closed before the next member's.
     """
 
     name: str
     kind: str
     file: io.BufferedReader
+    seekable: bool = False
 
 
 class _Zstd(io.RawIOBase):
@@ -137,7 +138,7 @@ def _members(path: Path, file: io.BufferedReader, tally: Tally) -> Iterator[Memb
     if kind == ".tar":
         yield from _tar(path, stream, tally) if stream.peek(1) else ()
     else:
-        yield Member(str(path), kind, stream)
+        yield Member(str(path), kind, stream, seekable=stream is file)
 
 
 class _Meter:
@@ -227,12 +228,12 @@ def _tar(path: Path, stream: io.BufferedReader, tally: Tally) -> Iterator[Member
 
 def _decoded(name: bytes) -> str:
     """A member's name, for the eye and for its ending; it is never used as a path."""
-    for encoding in ("utf-8", "gb18030", "cp437"):
-        try:
-            return name.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("cp437 has a character for every byte")
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        text = name.decode("gb18030", "replace")
+    # Control characters would be commands to the terminal.
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _passed_over(name: str) -> str:
