@@ -70,6 +70,12 @@ def test_a_character_that_is_not_known_yet_does_not_hide_utf_16(codec):
     assert recognise((SIMPLIFIED + chr(0x0378)).encode(codec)) == codec
 
 
+def test_half_in_one_encoding_and_half_in_another_is_neither():
+    first, then = SIMPLIFIED.encode("gb18030")[:900], TRADITIONAL.encode("big5")[:900]
+    assert recognise(first) == "gb18030" and recognise(then) == "cp950"
+    assert recognise(first + then) == ""
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_never_text(seed):
     assert recognise(random.Random(seed).randbytes(4000)) == ""

@@ -208,6 +208,14 @@ def test_a_tar_cut_between_members_or_with_a_wrong_header_is_damaged(tmp_path):
     assert "damaged (no end mark" in refused(path)
 
 
+def test_a_packing_is_checked_to_its_end(tmp_path):
+    """Behind the end mark of the archive there is the checksum of the packing."""
+    raw = bytearray(gzip.compress(make_tar(WHOLE) + bytes(1 << 20)))
+    raw[-8] ^= 0xFF
+    (tmp_path / "a.tar.gz").write_bytes(raw)
+    assert "damaged (CRC" in refused(tmp_path / "a.tar.gz")
+
+
 def test_a_zip_with_a_wrong_byte_is_damaged(tmp_path):
     raw = bytearray(make_zip([("a.txt", os.urandom(500).hex().encode())]))
     raw[200] ^= 0xFF
