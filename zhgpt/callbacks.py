@@ -184,6 +184,7 @@ def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
         temperature=section.temperature,
         top_k=section.top_k,
         top_p=section.top_p,
+        repetition_penalty=section.repetition_penalty,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=[tokenizer.pad_token_id],  # padding is no text; an untrained model draws it

@@ -180,6 +180,7 @@ RANGES: dict[str, Rule] = {
     "samples.temperature": _POSITIVE,
     "samples.top_k": _NOT_NEGATIVE,
     "samples.top_p": (lambda x: 0 < x <= 1, "above 0, up to 1"),
+    "samples.repetition_penalty": (lambda x: 1 <= x <= 2, "from 1 to 2"),
     "samples.seed": _SEED,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,

@@ -82,13 +82,18 @@ class CleaningSection:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesSection:
-    """What the model is asked to continue, and how its tokens are drawn."""
+    """What the model is asked to continue, and how its tokens are drawn.
+
+    `repetition_penalty` above 1 makes tokens that stand in the text already less likely (Keskar et
+    al. 2019, CTRL).
+    """
 
     prompts: Texts
     max_new_tokens: int = 100
     temperature: float = 0.8
     top_k: int = 50
     top_p: float = 0.95
+    repetition_penalty: float = 1.0
     seed: int = 0
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from zhgpt.errors import FINISHED, exit_code
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "village"
-SEED, TRAIN_STORIES, VALIDATION_STORIES = 7, 2400, 100
+SEED, TRAIN_STORIES, VALIDATION_STORIES = 7, 2900, 100
 ATTEMPTS = 100
 LEFT_OUT = 0.2  # share of optional beats
 
