@@ -1,6 +1,6 @@
 """Documents to rows of token ids on disk, in sealed parts: what is sealed is never made again.
 
-A part is some 32 MB of text. Its rows, one a document, lie in part-N.arrow; its seal, part-N.json,
+A part is some 32 MB of text, less where documents are short. Its rows, one a document, lie in part-N.arrow; its seal, part-N.json,
 is written last and says where the next part begins. While one part becomes tokens, the next one is
 read.
 """
@@ -30,6 +30,7 @@ from zhgpt.text import Tally
 Say = Callable[[str], None]
 
 BYTES_PER_PART = 32 << 20
+_BYTES_PER_DOCUMENT = 256  # what one takes in memory beside its text
 _CHARACTERS_PER_ENCODING = 1 << 20  # ten novels at once take gigabytes
 _DOCUMENTS_CHECKED, _CHARACTERS_CHECKED = 32, 1024  # of a part: 0.3 % of the work
 
@@ -67,6 +68,10 @@ class Batch:
             column.append(fact)
         self.texts.append(raw)
         self.size += len(raw)
+
+    @property
+    def full(self) -> bool:
+        return self.size + _BYTES_PER_DOCUMENT * len(self.texts) >= BYTES_PER_PART
 
     def drop(self, reason: str, document: str) -> None:
         documents, size = self.dropped.get(reason, (0, 0))
@@ -136,7 +141,7 @@ class Maker:
                 before = batch.size
                 self._take(batch, split, number, document)
                 clock.line(number, batch.size - before)
-                if batch.size >= BYTES_PER_PART:
+                if batch.full:
                     batch.next = (number, taken)
                     yield batch
                     batch = Batch()
@@ -173,7 +178,7 @@ class Maker:
         columns["text"], batch.texts = texts, []
         self.encoder.check(_sample(texts))
         with no_bars():
-            datasets.Dataset(pa.table(columns)).with_format("arrow").map(
+            datasets.Dataset(pa.table(columns), fingerprint=path.stem).with_format("arrow").map(
                 self._to_ids,
                 batched=True,
                 batch_size=None,
