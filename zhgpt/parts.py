@@ -1,8 +1,8 @@
 """Documents to rows of token ids on disk, in sealed parts: what is sealed is never made again.
 
-A part is some 32 MB of text, less where documents are short. Its rows, one a document, lie in part-N.arrow; its seal, part-N.json,
-is written last and says where the next part begins. While one part becomes tokens, the next one is
-read.
+A part is some 32 MB of text, less where documents are short. Its rows, one a document, lie in
+part-N.arrow; its seal, part-N.json, is written last and says where the next part begins. While one
+part becomes tokens, the next one is read.
 """
 
 import json
@@ -48,7 +48,8 @@ _FACTS = {
 class Batch:
     """The documents of one part, and what was dropped and removed on the way to them.
 
-    `next` is where the following part begins: number of the source, documents of it already taken.
+    `next` is where the following part begins: number of the source, documents of it already taken;
+    `reached` is how many bytes of the sources on disk lie before it.
     """
 
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _FACTS})
@@ -58,6 +59,7 @@ class Batch:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     removed: Counter = field(default_factory=Counter)
     next: tuple[int, int] = (0, 0)
+    reached: int = 0
 
     def add(self, split: int, source: int, document: str, held_out: float) -> None:
         raw = document.encode("utf-8")
@@ -142,12 +144,12 @@ class Maker:
                 self._take(batch, split, number, document)
                 clock.line(number, batch.size - before)
                 if batch.full:
-                    batch.next = (number, taken)
+                    batch.next, batch.reached = (number, taken), clock.done(number)
                     yield batch
                     batch = Batch()
             batch.tallies[number] = tally
             taken = 0
-        batch.next = (len(self.sources), 0)
+        batch.next, batch.reached = (len(self.sources), 0), clock.total
         if start != batch.next:
             yield batch
 
@@ -165,6 +167,7 @@ class Maker:
             self._write_rows(_path(self.folder, number, "arrow"), batch)
         facts = {
             "next": batch.next,
+            "reached": batch.reached,
             "tallies": {n: vars(tally) for n, tally in batch.tallies.items()},
             "dropped": batch.dropped,
             "removed": batch.removed,
@@ -292,10 +295,10 @@ class _Progress:
         """After a document of `size` bytes of text, of source `number`."""
         self.bytes += size
         if self.skipped is None:
-            self.skipped = self._done(number)
-        self.clock.line(lambda seconds: self._words(self._done(number), seconds))
+            self.skipped = self.done(number)
+        self.clock.line(lambda seconds: self._words(self.done(number), seconds))
 
-    def _done(self, number: int) -> int:
+    def done(self, number: int) -> int:
         """Bytes on disk that have been read."""
         before = sum(source.size for source in self.sources[:number])
         return before + self.sources[number].position()
