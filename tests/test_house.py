@@ -78,6 +78,22 @@ def imported(path) -> set[str]:
     return names
 
 
+# What only reports, refuses or types values; those that decide are in the cache's key themselves.
+BESIDE_THE_BLOCKS = {"zhgpt.recipe", "zhgpt.check", "zhgpt.errors", "zhgpt.clock"}
+
+
+def test_the_key_of_the_cache_has_all_code_that_makes_blocks():
+    """Settings are in the key by their values, so `recipe` and what checks it need not be."""
+    reached, waiting = set(), {"zhgpt.preparation"}
+    while waiting:
+        reached |= waiting
+        paths = [ROOT / f"{name.replace('.', '/')}.py" for name in waiting]
+        waiting = {m for path in paths for m in imported(path) if m.startswith("zhgpt.")} - reached
+    from zhgpt import corpus
+
+    assert {module.__name__ for module in corpus._MODULES} == reached - BESIDE_THE_BLOCKS
+
+
 def test_every_module_has_its_level():
     present = {p.stem for p in (ROOT / "zhgpt").glob("*.py")} - {"__init__"}
     assert present == {name for _, name in MODULES}
