@@ -30,6 +30,8 @@ LEVELS = {
         "record": {"session", "report"},
         "village": set(),
         "survey_table": {"report"},
+        "benchmark_table": set(),
+        "meter": set(),
     },
     1: {
         "files": set(),
@@ -59,6 +61,9 @@ LEVELS = {
         "metrics": set(),
         "callbacks": {"tracking"},
         "tracking": set(),
+        "contenders": set(),
+        "benchmark_preparation": {"contenders"},
+        "benchmark": {"benchmark_preparation", "machine"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}
