@@ -172,8 +172,10 @@ class Maker:
         texts = pa.array(batch.texts, pa.large_binary()).cast(pa.large_string())
         columns["text"], batch.texts = texts, []
         self.encoder.check(_sample(texts))
+        # Without a fingerprint given, `datasets` copies and hashes all of the text for one.
+        rows = datasets.Dataset(pa.table(columns), fingerprint=path.stem)
         with no_bars():
-            datasets.Dataset(pa.table(columns)).with_format("arrow").map(
+            rows.with_format("arrow").map(
                 self._to_ids,
                 batched=True,
                 batch_size=None,
@@ -258,9 +260,11 @@ def _portions(texts: list[str]) -> Iterator[list[str]]:
 
 
 def _sample(texts: pa.Array) -> list[str]:
-    """Documents from all of the part, a few kilobytes of each."""
+    """Documents from all of the part, a few kilobytes of each, which alone are copied."""
     step = max(1, len(texts) // _DOCUMENTS_CHECKED)
-    return [text.as_py()[:_CHARACTERS_CHECKED] for text in texts[::step]]
+    size = 4 * _CHARACTERS_CHECKED  # bytes of UTF-8 at the most; the last character may be cut
+    beginnings = (text.as_buffer()[:size].to_pybytes() for text in texts[::step])
+    return [raw.decode("utf-8", "ignore")[:_CHARACTERS_CHECKED] for raw in beginnings]
 
 
 @contextmanager
