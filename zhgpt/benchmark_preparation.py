@@ -28,7 +28,8 @@ _BLOCK_SIZE, _BATCH_SIZE = 512, 16
 _ENDINGS = (".jsonl", ".jsonl.zst")
 _MEGABYTES_OF_LARGE = (100, 1000)
 _MEGABYTES_OF_LINE = 200
-_KEPT = "documents bytes tokens eos_tokens tokens_in_blocks seconds import_seconds".split()
+_KEPT = "documents bytes tokens eos_tokens remainder tokens_in_blocks seconds".split()
+_KEPT += ["import_seconds"]
 
 
 class UnequalWork(Exception):

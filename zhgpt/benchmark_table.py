@@ -97,17 +97,22 @@ def targets(record: Record) -> list[tuple[str, float, float, bool]]:
     ]
     large = record.get("large", [])
     memory = [run["peak_memory"] for run in [*ours, *large]]
-    if all(memory):
+    if all(memory):  # unknown where there is no /proc
         found.append(("memory below 1.5 GB", max(memory) / _GIGABYTE, 1.5, True))
-    if large:
-        peaks = [run["peak_memory"] for run in large]
-        if all(peaks):
-            name = "the same memory for each text, largest to smallest"
-            found.append((name, max(peaks) / min(peaks), _SAME, True))
-        longest = max(large, key=lambda run: run["bytes"])
-        name = f"second start below 1 s, {longest['text']}"
-        found.append((name, longest["second_start"], 1, True))
-    return found
+    return found + (_of_large(large) if large else [])
+
+
+def _of_large(runs: Sequence[Record]) -> list[tuple[str, float, float, bool]]:
+    """Memory of each text beside that of the first one; the second start with the most text."""
+    first, *others = runs
+    found = []
+    for run in others:
+        if run["peak_memory"]:
+            name = f"the same memory for {run['text']} as for {first['text']}, within a quarter"
+            found.append((name, run["peak_memory"] / first["peak_memory"], _SAME, True))
+    longest = max(runs, key=lambda run: run["bytes"])
+    name = f"second start below 1 s, {longest['text']}"
+    return [*found, (name, longest["second_start"], 1, True)]
 
 
 def _faster(record: Record, other: str) -> float:

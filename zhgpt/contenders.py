@@ -59,6 +59,7 @@ def example(job: Job) -> Answer:
     ids = texts.map(encoded, remove_columns=texts.column_names, **options)
     blocks = ids.map(group_texts, fn_kwargs={"size": job["block_size"]}, **options)
     return {
+        # Of the first map: what the second one loses, the others have.
         "streams": [[file["filename"] for file in ids.cache_files]],
         "tokens_in_blocks": len(blocks) * job["block_size"],
     }
