@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import xxhash
 from conftest import ROOT, tiny_stories, write_jsonl
@@ -549,3 +550,8 @@ def test_both_laws_on_real_text(corpus_dir):
     made = prepare(*names, tokenizer=tokenizer, block_size=512)
     require_laws(made, *texts, tokenizer=tokenizer)
     assert made.ledger["dropped"] == {} and made.ledger["train"]["bytes"] > 4e6
+
+
+def test_the_sample_that_is_checked_has_beginnings_of_whole_characters():
+    texts = pa.array(["汉" * 3000, "a", "𠀀" * 1024, "a" + "é" * 5000], pa.large_string())
+    assert parts._sample(texts) == ["汉" * 1024, "a", "𠀀" * 1024, "a" + "é" * 1023]

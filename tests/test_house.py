@@ -30,6 +30,8 @@ LEVELS = {
         "record": {"session", "report"},
         "village": set(),
         "survey_table": {"report"},
+        "benchmark_table": set(),
+        "meter": set(),
     },
     1: {
         "files": set(),
@@ -59,6 +61,9 @@ LEVELS = {
         "metrics": set(),
         "callbacks": {"tracking"},
         "tracking": set(),
+        "contenders": set(),
+        "benchmark_preparation": {"contenders"},
+        "benchmark": {"benchmark_preparation", "machine"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}
@@ -76,6 +81,22 @@ def imported(path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
     return names
+
+
+# What only reports, refuses or types values; those that decide are in the cache's key themselves.
+BESIDE_THE_BLOCKS = {"zhgpt.recipe", "zhgpt.check", "zhgpt.errors", "zhgpt.clock"}
+
+
+def test_the_key_of_the_cache_has_all_code_that_makes_blocks():
+    """Settings are in the key by their values, so `recipe` and what checks it need not be."""
+    reached, waiting = set(), {"zhgpt.preparation"}
+    while waiting:
+        reached |= waiting
+        paths = [ROOT / f"{name.replace('.', '/')}.py" for name in waiting]
+        waiting = {m for path in paths for m in imported(path) if m.startswith("zhgpt.")} - reached
+    from zhgpt import corpus
+
+    assert {module.__name__ for module in corpus._MODULES} == reached - BESIDE_THE_BLOCKS
 
 
 def test_every_module_has_its_level():

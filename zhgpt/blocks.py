@@ -18,6 +18,7 @@ from zhgpt import parts
 from zhgpt.recipe import CorpusSection
 
 _BYTES_PER_BUCKET = 32 << 20
+_BUCKETS = 200  # open at once; where more bytes lie, the buckets are larger
 
 
 def place(hashes: np.ndarray, seed: int) -> np.ndarray:
@@ -67,7 +68,7 @@ def _rows(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -
 def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -> dict[str, int]:
     """Deals rows into buckets, in the order of the buckets; what the rows amount to."""
     total = sum(table["input_ids"].nbytes for table in parts.tables(folder, ["input_ids"]))
-    buckets = min(4096, total // _BYTES_PER_BUCKET + 1)
+    buckets = min(_BUCKETS, total // _BYTES_PER_BUCKET + 1)
     facts = {"documents": 0, "bytes": 0, "characters": 0}
     writers: dict[int, pa.RecordBatchWriter] = {}
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from zhgpt import parts
-from zhgpt.cleaning import NearDuplicates
+from zhgpt.cleaning import VALUES, NearDuplicates
 from zhgpt.parts import TRAIN, VALIDATION
 
 EXACT, NEAR = "duplicate of validation", "near-duplicate of validation"
@@ -37,7 +37,7 @@ def find(folder: Path, similarity: float) -> Found:
         training = table["split"].to_numpy() == TRAIN
         sizes = table["bytes"].to_numpy()
         exact = training & np.isin(table["hash"].to_numpy(), hashes)
-        alike = training & ~exact & near(table)
+        alike = near(table, training & ~exact)
         found.add(EXACT, exact, sizes)
         found.add(NEAR, alike, sizes)
         found.rows.append(exact | alike)
@@ -57,15 +57,31 @@ def _validation_hashes(folder: Path) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
 
 
-def _near(folder: Path, similarity: float) -> Callable[[pa.Table], np.ndarray]:
-    """Which rows of a table are near a validation document."""
+def _near(folder: Path, similarity: float) -> Callable[[pa.Table, np.ndarray], np.ndarray]:
+    """Which of the rows asked for are near a validation document: masks (documents,)."""
     if similarity == 1:
-        return lambda table: np.zeros(len(table), bool)
+        return lambda table, asked: np.zeros(len(table), bool)
+    known = _validation_signatures(folder, similarity)
+
+    def near(table: pa.Table, asked: np.ndarray) -> np.ndarray:
+        mask, marks = asked.copy(), signatures(table)
+        mask[asked] = [known.find(marks[row]) is not None for row in np.flatnonzero(asked)]
+        return mask
+
+    return near
+
+
+def _validation_signatures(folder: Path, similarity: float) -> NearDuplicates:
+    marks = [
+        signatures(table)[table["split"].to_numpy() == VALIDATION]
+        for table in parts.tables(folder, ["split", "signature"])
+    ]
+    every = np.unique(np.concatenate([np.empty((0, VALUES), np.uint16), *marks]), axis=0)
     known = NearDuplicates(similarity)
-    for table in parts.tables(folder, ["split", "signature"]):
-        for signature in signatures(table)[table["split"].to_numpy() == VALIDATION]:
-            known.add(signature)
-    return lambda table: np.array([known.find(s) is not None for s in signatures(table)], bool)
+    # All of them; `add` would leave out those that are near to each other.
+    numbers = np.arange(len(every))
+    known.state = {"signatures": every, "numbers": numbers, "calls": np.array(len(every))}
+    return known
 
 
 def signatures(table: pa.Table) -> np.ndarray:
@@ -78,4 +94,4 @@ def _remember_first(found: Found, table: pa.Table) -> None:
     hits = np.flatnonzero(found.rows[-1])
     if found.first is None and len(hits):
         row = table.slice(hits[0], 1)
-        found.first = (row["source"][0].as_py(), np.array(row["input_ids"][0].as_py()[:200]))
+        found.first = (row["source"][0].as_py(), row["input_ids"][0].values[:200].to_numpy())

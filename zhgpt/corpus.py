@@ -28,12 +28,14 @@ from zhgpt import (
     encoder,
     encodings,
     files,
+    ledger,
     parts,
     pattern,
     preparation,
     sources,
     survey,
     tables,
+    tally,
     text,
     unpack,
 )
@@ -45,7 +47,7 @@ from zhgpt.sources import Source
 
 Say = Callable[[str], None]
 
-# What the blocks follow from: other code makes other blocks.
+# What the blocks and their ledger follow from: other code makes others.
 _MODULES = (
     blocks,
     cleaning,
@@ -53,11 +55,13 @@ _MODULES = (
     encoder,
     encodings,
     files,
+    ledger,
     parts,
     pattern,
     preparation,
     sources,
     tables,
+    tally,
     text,
     unpack,
 )
@@ -107,10 +111,10 @@ def prepare(
             if not folder.exists():
                 _make(folder, Preparation(partial, section, clean, found, plain, eos_id, say))
             shutil.rmtree(partial, ignore_errors=True)
-    ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
-    say(ledger_table(ledger))
+    facts = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+    say(ledger_table(facts))
     splits = (datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in SPLITS)
-    return Corpus(*splits, ledger, ledger["blocks_hash"])
+    return Corpus(*splits, facts, facts["blocks_hash"])
 
 
 Sources = dict[str, list[Source]]
@@ -125,7 +129,11 @@ def _cache() -> Path:
         reason = "no permission to write"
     except OSError as error:
         reason = error.strerror
-    raise InputError(
+    raise _unwritable(folder, reason)
+
+
+def _unwritable(folder: Path, reason: str) -> InputError:
+    return InputError(
         f"corpus: the cache {folder} cannot be written ({reason}).\n"
         "Name a folder that can, with some 2 bytes of room per byte of text: HF_HOME=FOLDER"
     )
@@ -172,6 +180,8 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
     except filelock.Timeout:
         say("corpus: another process prepares the same text; waiting for it")
         lock.acquire()
+    except OSError as error:
+        raise _unwritable(folder.parent, error.strerror) from None
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """Documents to rows of token ids on disk, in sealed parts: what is sealed is never made again.
 
-A part is some 32 MB of text. Its rows, one a document, lie in part-N.arrow; its seal, part-N.json,
-is written last and says where the next part begins. While one part becomes tokens, the next one is
-read.
+A part is some 32 MB of text, less where documents are short. Its rows, one a document, lie in
+part-N.arrow; its seal, part-N.json, is written last and says where the next part begins. While one
+part becomes tokens, the next one is read.
 """
 
 import json
@@ -30,6 +30,7 @@ from zhgpt.text import Tally
 Say = Callable[[str], None]
 
 BYTES_PER_PART = 32 << 20
+_BYTES_PER_DOCUMENT = 256  # what one takes in memory beside its text
 _CHARACTERS_PER_ENCODING = 1 << 20  # ten novels at once take gigabytes
 _DOCUMENTS_CHECKED, _CHARACTERS_CHECKED = 32, 1024  # of a part: 0.3 % of the work
 
@@ -47,7 +48,8 @@ _FACTS = {
 class Batch:
     """The documents of one part, and what was dropped and removed on the way to them.
 
-    `next` is where the following part begins: number of the source, documents of it already taken.
+    `next` is where the following part begins: number of the source, documents of it already taken;
+    `reached` is how many bytes of the sources on disk lie before it.
     """
 
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _FACTS})
@@ -57,6 +59,7 @@ class Batch:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     removed: Counter = field(default_factory=Counter)
     next: tuple[int, int] = (0, 0)
+    reached: int = 0
 
     def add(self, split: int, source: int, document: str, held_out: float) -> None:
         raw = document.encode("utf-8")
@@ -67,6 +70,10 @@ class Batch:
             column.append(fact)
         self.texts.append(raw)
         self.size += len(raw)
+
+    @property
+    def full(self) -> bool:
+        return self.size + _BYTES_PER_DOCUMENT * len(self.texts) >= BYTES_PER_PART
 
     def drop(self, reason: str, document: str) -> None:
         documents, size = self.dropped.get(reason, (0, 0))
@@ -136,13 +143,13 @@ class Maker:
                 before = batch.size
                 self._take(batch, split, number, document)
                 clock.line(number, batch.size - before)
-                if batch.size >= BYTES_PER_PART:
-                    batch.next = (number, taken)
+                if batch.full:
+                    batch.next, batch.reached = (number, taken), clock.done(number)
                     yield batch
                     batch = Batch()
             batch.tallies[number] = tally
             taken = 0
-        batch.next = (len(self.sources), 0)
+        batch.next, batch.reached = (len(self.sources), 0), clock.total
         if start != batch.next:
             yield batch
 
@@ -160,6 +167,7 @@ class Maker:
             self._write_rows(_path(self.folder, number, "arrow"), batch)
         facts = {
             "next": batch.next,
+            "reached": batch.reached,
             "tallies": {n: vars(tally) for n, tally in batch.tallies.items()},
             "dropped": batch.dropped,
             "removed": batch.removed,
@@ -172,8 +180,10 @@ class Maker:
         texts = pa.array(batch.texts, pa.large_binary()).cast(pa.large_string())
         columns["text"], batch.texts = texts, []
         self.encoder.check(_sample(texts))
+        # Without a fingerprint given, `datasets` copies and hashes all of the text for one.
+        rows = datasets.Dataset(pa.table(columns), fingerprint=path.stem)
         with no_bars():
-            datasets.Dataset(pa.table(columns)).with_format("arrow").map(
+            rows.with_format("arrow").map(
                 self._to_ids,
                 batched=True,
                 batch_size=None,
@@ -258,9 +268,11 @@ def _portions(texts: list[str]) -> Iterator[list[str]]:
 
 
 def _sample(texts: pa.Array) -> list[str]:
-    """Documents from all of the part, a few kilobytes of each."""
+    """Documents from all of the part, a few kilobytes of each, which alone are copied."""
     step = max(1, len(texts) // _DOCUMENTS_CHECKED)
-    return [text.as_py()[:_CHARACTERS_CHECKED] for text in texts[::step]]
+    size = 4 * _CHARACTERS_CHECKED  # bytes of UTF-8 at the most; the last character may be cut
+    beginnings = (text.as_buffer()[:size].to_pybytes() for text in texts[::step])
+    return [raw.decode("utf-8", "ignore")[:_CHARACTERS_CHECKED] for raw in beginnings]
 
 
 @contextmanager
@@ -287,10 +299,10 @@ class _Progress:
         """After a document of `size` bytes of text, of source `number`."""
         self.bytes += size
         if self.skipped is None:
-            self.skipped = self._done(number)
-        self.clock.line(lambda seconds: self._words(self._done(number), seconds))
+            self.skipped = self.done(number)
+        self.clock.line(lambda seconds: self._words(self.done(number), seconds))
 
-    def _done(self, number: int) -> int:
+    def done(self, number: int) -> int:
         """Bytes on disk that have been read."""
         before = sum(source.size for source in self.sources[:number])
         return before + self.sources[number].position()

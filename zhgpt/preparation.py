@@ -29,8 +29,8 @@ from zhgpt.text import Tally
 
 Say = Callable[[str], None]
 
-# Parts, buckets and blocks each have all tokens once while blocks are cut.
-_COPIES = 3
+# Beside the parts, buckets and blocks each have all tokens once while blocks are cut.
+_COPIES = 2
 
 
 class _Cleaning:
@@ -48,6 +48,7 @@ class _Cleaning:
 
     def save(self, path: Path) -> None:
         np.savez(path, **self.deduplicator.state)
+        parts.sync(path)
 
     def restore(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as state:
@@ -99,6 +100,7 @@ class Preparation:
         require_documents(ledger)
         require_block(ledger)
         parts.write_whole(ready / "ledger.json", json.dumps(ledger, ensure_ascii=False))
+        parts.sync(ready)
         return ready
 
     @property
@@ -186,14 +188,13 @@ class Preparation:
 
     def room_needed(self) -> str:
         """What a full disk means here, and how much room the rest takes."""
-        free, done = shutil.disk_usage(self.folder).free, parts.seals(self.folder)
-        sizes = [source.size for _, source in self._ordered]
-        reached = sum(sizes[: done[-1]["next"][0]]) if done else 0
-        used = sum(table.nbytes for table in parts.tables(self.folder, ["input_ids"]))
-        if reached:
-            needed = f"{_COPIES * used * sum(sizes) / reached / 1e6:,.0f} MB"
-        else:
-            needed = "2 bytes per byte of text"
+        free, done = shutil.disk_usage(self.folder.parent).free, parts.seals(self.folder)
+        needed, total = "2 bytes per byte of text", sum(s.size for _, s in self._ordered)
+        if done and done[-1]["reached"]:
+            here = sum(path.stat().st_size for path in self.folder.glob("part-*"))
+            tokens = sum(table.nbytes for table in parts.tables(self.folder, ["input_ids"]))
+            needed = (here + _COPIES * tokens) * total / done[-1]["reached"]
+            needed = f"{needed / 1e6:,.0f} MB"
         return (
             f"corpus: the disk of the cache {self.folder.parent} is full ({free / 1e6:,.0f} MB are"
             f" free); all of it takes about {needed} while it is made.\n"

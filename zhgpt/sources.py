@@ -110,6 +110,9 @@ def _load(dataset: Mapping, name: str) -> datasets.Dataset:
             " there is one\n(hf download --repo-type dataset NAME --local-dir FOLDER) and write"
             ' {"path": "FOLDER"},\nor name its files: --train_files FOLDER'
         ) from None
+    except datasets.exceptions.DatasetsError as error:  # its own words name no cause
+        reason = _first_line(error.__cause__ or error)
+        raise InputError(f"corpus.dataset: {name}: cannot be read ({reason}).") from None
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"corpus.dataset: {name}: {_first_line(error)}") from None
     return rows

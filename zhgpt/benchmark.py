@@ -1,0 +1,102 @@
+"""How fast it is, beside other ways to the same result, in one run on one machine:
+
+python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
+python -m zhgpt.benchmark --table RECORD.json
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from zhgpt import benchmark_table, machine, report, session
+from zhgpt.benchmark_preparation import Preparation
+from zhgpt.errors import FINISHED, InputError, exit_code
+
+BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
+END = "<!-- end of figures -->"
+_FILES = [Path("recipes/village/train.jsonl")]
+_TOKENIZER = Path("tokenizer/32k_v1")
+_LIBRARIES = "datasets tokenizers tiktoken torch transformers".split()
+
+
+def run(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
+    if options.table:
+        print(tables(read(options.table)))
+        return FINISHED
+    if options.repeats < 1:
+        raise InputError(f"--repeats: {options.repeats}; at least 1 is needed to know anything.")
+    record = _described(options) | _preparation(options)
+    record["finished"] = session.now()
+    print(tables(record))
+    if options.output:
+        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return FINISHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        prog="python -m zhgpt.benchmark",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--what", choices=("preparation",), help="what is measured")
+    what.add_argument("--table", type=Path, metavar="RECORD", help="print a record's tables")
+    parser.add_argument("--files", type=Path, nargs="+", default=_FILES, help="JSON lines")
+    parser.add_argument("--tokenizer", type=Path, default=_TOKENIZER, help=f"default {_TOKENIZER}")
+    parser.add_argument("--repeats", type=int, default=3, help="default 3")
+    parser.add_argument("--large", action="store_true", help="texts of up to 1 GB too; minutes")
+    parser.add_argument("--output", type=Path, help="file for the record")
+    return parser
+
+
+def _described(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "what": options.what,
+        "machine": machine.describe(),
+        "versions": {library: version(library) for library in _LIBRARIES},
+        **session.source(),
+    }
+
+
+def _preparation(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
+        measured = Preparation(
+            files=options.files,
+            tokenizer=options.tokenizer,
+            repeats=options.repeats,
+            scratch=Path(scratch),
+            say=report.speaker(True),
+        )
+        return measured.measure(options.large)
+
+
+def tables(record: dict[str, Any]) -> str:
+    """Markdown of a record of any kind."""
+    return benchmark_table.preparation(record)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """InputError for what is no record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["what"] else {}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: no record of a benchmark ({error!r}).") from None
+
+
+def with_tables(page: str, name: str, record: dict[str, Any]) -> str:
+    """`page` with what stands between the marks of that record replaced."""
+    begin = BEGIN.format(name)
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{tables(record)}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, None))

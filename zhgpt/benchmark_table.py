@@ -1,0 +1,140 @@
+"""The record of a benchmark as Markdown: figures of all contenders, and which targets they meet."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+Record = Mapping[str, Any]
+
+NAMES = {
+    "example": "transformers' example",
+    "bare": "bare `tiktoken` loop",
+    "ours": "`zhgpt.corpus.prepare`",
+}
+_GIGABYTE = 1e9
+# How far memory may move with the size of the text and still be called the same.
+_SAME = 1.25
+
+
+def preparation(record: Record) -> str:
+    """All tables of python -m zhgpt.benchmark --what preparation."""
+    parts = [_head(record), _contenders(record), _loading(record)]
+    parts += [_large(record)] if "large" in record else []
+    return "\n\n".join([*parts, _targets(record)])
+
+
+def _head(record: Record) -> str:
+    ours, machine = record["ways"]["ours"][0], record["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    code = (record["commit"] or "no commit")[:7] + (" and changes" if record["modified"] else "")
+    return (
+        f"{ours['bytes'] / 1e6:,.1f} MB of text, {ours['documents']:,} documents,"
+        f" {ours['tokens']:,} tokens of `{record['tokenizer']}`; {record['repeats']} repeats in"
+        f" turn, {record['processors']} processes each; {machine['device']},"
+        f" {machine['cpu_cores']} cores; Python {machine['python']}, {versions};"
+        f" code `{code}`, {record['finished'][:10]}."
+    )
+
+
+def _contenders(record: Record) -> str:
+    ways = record["ways"]
+    rows = [["median (lowest–highest)", *(NAMES[way] for way in ways)]]
+    rows += [["---", *("--:" for _ in ways)]]
+    sizes = record["ways"]["ours"][0]
+    tokens = sizes["tokens"] + sizes["eos_tokens"]
+    columns = {
+        "seconds": lambda f: f["seconds"],
+        "MB of text/s": lambda f: sizes["bytes"] / 1e6 / f["seconds"],
+        "start and imports before, seconds": lambda f: f["import_seconds"],
+        "peak memory, GB": lambda f: (f["peak_memory"] or 0) / _GIGABYTE,
+        "disk at the end, bytes/token": lambda f: f["disk"] / tokens,
+        "peak of disk, bytes/token": lambda f: f["peak_disk"] / tokens,
+    }
+    for name, figure in columns.items():
+        rows.append([name, *(_spread([figure(f) for f in ways[way]]) for way in ways)])
+    return _markdown(rows)
+
+
+def _loading(record: Record) -> str:
+    rates = {way: [run[way] / 1e6 for run in record["loading"]] for way in record["loading"][0]}
+    size, batch = record["block_size"], record["batch_size"]
+    rows = [[f"DataLoader, {batch} blocks of {size}", "million tokens/s"], ["---", "--:"]]
+    return _markdown(rows + [[way, _spread(found)] for way, found in rates.items()])
+
+
+def _large(record: Record) -> str:
+    heads = ["our way with", "seconds", "MB of text/s", "peak memory, GB", "second start, seconds"]
+    rows = [heads, ["---", *("--:" for _ in heads[1:])]]
+    for run in record["large"]:
+        speed = run["bytes"] / 1e6 / run["seconds"]
+        memory = (run["peak_memory"] or 0) / _GIGABYTE
+        cells = [run["seconds"], speed, memory, run["second_start"]]
+        rows.append([run["text"], *map(_number, cells)])
+    return _markdown(rows)
+
+
+def _targets(record: Record) -> str:
+    rows = [["target", "measured", "ratio to the target", ""], ["---", "--:", "--:", "---"]]
+    for name, measured, bound, at_most in targets(record):
+        ratio = measured / bound
+        met = ratio <= 1 if at_most else ratio >= 1
+        rows.append([name, _number(measured), f"{ratio:.2f}", "met" if met else "**not met**"])
+    return _markdown(rows)
+
+
+def targets(record: Record) -> list[tuple[str, float, float, bool]]:
+    """What is asked, the figure measured, its bound, and whether it is one from above.
+
+    Speeds are compared within a repeat, so that what slows all of them down cancels.
+    """
+    ours = record["ways"]["ours"]
+    tokens = ours[0]["tokens"] + ours[0]["eos_tokens"]
+    found = [
+        ("at least 4 × as fast as transformers' example", _faster(record, "example"), 4, False),
+        ("at least as fast as the bare loop", _faster(record, "bare"), 1, False),
+        ("at most 2.2 bytes of disk per token", max(f["disk"] for f in ours) / tokens, 2.2, True),
+        ("at least 19 M tokens/s of DataLoader rows", _rows_loaded(record), 19, False),
+    ]
+    large = record.get("large", [])
+    memory = [run["peak_memory"] for run in [*ours, *large]]
+    if all(memory):  # unknown where there is no /proc
+        found.append(("memory below 1.5 GB", max(memory) / _GIGABYTE, 1.5, True))
+    return found + (_of_large(large) if large else [])
+
+
+def _of_large(runs: Sequence[Record]) -> list[tuple[str, float, float, bool]]:
+    """Memory of each text beside that of the first one; the second start with the most text."""
+    first, *others = runs
+    found = []
+    for run in others:
+        if run["peak_memory"]:
+            name = f"the same memory for {run['text']} as for {first['text']}, within a quarter"
+            found.append((name, run["peak_memory"] / first["peak_memory"], _SAME, True))
+    longest = max(runs, key=lambda run: run["bytes"])
+    name = f"second start below 1 s, {longest['text']}"
+    return [*found, (name, longest["second_start"], 1, True)]
+
+
+def _faster(record: Record, other: str) -> float:
+    pairs = zip(record["ways"][other], record["ways"]["ours"], strict=True)
+    return median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
+
+
+def _rows_loaded(record: Record) -> float:
+    return median(run["rows"] for run in record["loading"]) / 1e6
+
+
+def _spread(values: Sequence[float]) -> str:
+    found = _number(median(values))
+    if len(values) == 1:
+        return found
+    return f"{found} ({_number(min(values))}–{_number(max(values))})"
+
+
+def _number(value: float) -> str:
+    """Three digits: 1234, 12.3, 1.23."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
