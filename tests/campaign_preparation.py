@@ -37,7 +37,7 @@ from tokenizers import Tokenizer
 from zhgpt import blocks, contamination, corpus, parts, preparation
 from zhgpt.recipe import CleaningSection, CorpusSection
 
-TOKENIZER = Path(__file__).resolve().parent.parent / "tokenizer" / "32k_v1" / "tokenizer.json"
+TOKENIZER = Path(__file__).resolve().parent.parent / "tokenizer" / "village_4k" / "tokenizer.json"
 CLEANINGS = {
     "plain": CleaningSection(),
     "cleaned": CleaningSection(
@@ -251,8 +251,8 @@ class Watch:
 
 def stories(folder: Path) -> tuple[str, ...]:
     """Files with documents that stand twice, nearly twice, and lines that recur."""
-    first = [f"卷首语。\n{story}" for story in tiny_stories(300, seed=7)]
-    second = [*tiny_stories(300, seed=8), *first[::9], *(f"{s}\n完。" for s in first[4::9])]
+    first = [f"卷首语。\n{story}" for story in tiny_stories(150, seed=7)]
+    second = [*tiny_stories(150, seed=8), *first[::9], *(f"{s}\n完。" for s in first[4::9])]
     files = {"a.jsonl": first, "b.jsonl": second}
     return tuple(str(write_jsonl(folder / name, texts)) for name, texts in files.items())
 
@@ -262,7 +262,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="for each kind of cleaning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", nargs="+", default=[])
-    parser.add_argument("--part_bytes", type=int, default=14_000)
+    parser.add_argument("--part_bytes", type=int, default=6_500)
     args = parser.parse_args()
     faults = 0
     for name, clean in CLEANINGS.items():

@@ -307,7 +307,7 @@ FILES = {
                 )
             ]
         ),
-        ["1 document", "train.jsonl"],
+        ["--contamination drop", "1 duplicate of validation", "train.jsonl"],
     ),
     "one file for both": (
         lambda b: b.recipe(corpus__validation_files=[str(b.files["train"])]),

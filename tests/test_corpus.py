@@ -135,7 +135,7 @@ def test_blocks_give_the_documents_back(train, validation, size, per_part, per_b
     train, validation = ["训练" * 20, *("T" + t for t in train), ""], ["V" + t for t in validation]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(name, "cache"))
-        patch.setattr(parts, "BYTES_PER_PART", per_part * 50)
+        patch.setattr(parts, "BYTES_PER_PART", per_part * 300)
         patch.setattr(blocks, "_BYTES_PER_BUCKET", per_bucket * 50)
         files = [
             write_jsonl(Path(name, "t.jsonl"), train),

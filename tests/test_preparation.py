@@ -608,7 +608,7 @@ def test_memory_has_a_bound(tmp_path, kind, limit):
     if kind == "line":
         path.write_text("".join(f"第{n}行\n" for n in range(1_000_000)), encoding="utf-8")
     else:
-        path.write_text("".join(tiny_stories(1_000, seed=1)) * 900, encoding="utf-8")
+        path.write_text("".join(tiny_stories(1_000, seed=1)) * 950, encoding="utf-8")
         assert path.stat().st_size > 200e6
     code = f"""
 import resource, sys
