@@ -210,7 +210,7 @@ def accepts(annotation: Any, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (str, bool, list):
         return isinstance(value, annotation)
-    if annotation is dict or origin in (dict, Mapping):
+    if annotation in (dict, Mapping) or origin in (dict, Mapping):
         return isinstance(value, dict)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return value in [choice.value for choice in annotation]
