@@ -53,7 +53,7 @@ LEVELS = {
         "order": set(),
         "baseline": {"text", "files"},
         "curve": set(),
-        "survey": {"text", "files", "bpe"},
+        "survey": {"text", "files", "bpe", "cleaning", "encoder"},
     },
     2: {
         "machine": set(),

@@ -1,5 +1,6 @@
 """The README: its commands work, its links lead somewhere, its table is the recorded results."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zhgpt import record
+from zhgpt import cleaning, record
 from zhgpt.callbacks import continuations
 from zhgpt.metrics import repetition
 from zhgpt.recipe import SamplesSection
@@ -59,6 +60,41 @@ def test_the_results_are_those_recorded(page):
     text = page.read_text(encoding="utf-8")
     lines = record.read(ROOT / record.RESULTS)
     assert text == record.with_table(text, page.name, lines)
+
+
+def structure(page: Path) -> dict[str, list]:
+    """Levels of the headings, code blocks, rows and columns of each table, items of lists."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"^```.*?^```$", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\|\n)+", prose, flags=re.MULTILINE)
+    return {
+        "headings": re.findall(r"^(#+) ", prose, flags=re.MULTILINE),
+        "code": code,
+        "tables": [[row.count("|") for row in table.splitlines()] for table in tables],
+        "items": re.findall(r"^- ", prose, flags=re.MULTILINE),
+        "questions": re.findall(r"^\*\*", prose, flags=re.MULTILINE),
+    }
+
+
+def test_the_corpus_page_is_the_same_in_both_languages():
+    english, chinese = (structure(ROOT / "docs" / f"corpus{end}.md") for end in ("", ".zh-CN"))
+    assert len(english["code"]) > 10 and len(english["tables"]) >= 4
+    assert chinese == english
+
+
+def test_every_key_of_cleaning_is_in_the_corpus_pages():
+    suggested = dataclasses.asdict(cleaning.SUGGESTED)
+    for name in ("corpus.md", "corpus.zh-CN.md"):
+        rows = re.findall(
+            r"^\| `(\w+)` \| (\S+) \| `?(\w+\.?\w*)`? \|",
+            (ROOT / "docs" / name).read_text(encoding="utf-8"),
+            flags=re.MULTILINE,
+        )
+        said = {key: value for key, _, value in rows if key in suggested}
+        shown = {key: json.dumps(v).strip('"') for key, v in suggested.items() if v is not None}
+        assert said.keys() == suggested.keys()
+        assert {key: said[key] for key in shown} == shown
 
 
 def fresh_copy(folder: Path) -> Path:

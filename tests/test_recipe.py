@@ -69,6 +69,20 @@ def test_what_does_not_change_it_changes_neither(override):
     assert read(override).run_name in ("gpt2_124m", "other")
 
 
+def test_a_data_set_is_an_object_on_the_command_line_and_in_a_recipe(tmp_path):
+    named = {"path": "a/b", "name": "c"}
+    asked = read("--train_files", "[]", "--dataset", json.dumps(named))
+    assert asked.recipe.corpus.dataset == named and asked.run_name.startswith("gpt2_124m-dataset=")
+    content = json.loads((ROOT / "recipes" / "gpt2_124m.json").read_text(encoding="utf-8"))
+    content["corpus"] |= {"train_files": [], "dataset": named}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    written = command.read([str(path)], recipe.ClmRecipe, constructors=SECTIONS).recipe
+    assert recipe.content_hash(written) == recipe.content_hash(asked.recipe)
+    with pytest.raises(InputError, match="expected an object or null"):
+        read("--train_files", "[]", "--dataset", "a/b")
+
+
 @pytest.mark.parametrize("override", ["--learning_rate=0.0005", "--num_train_epochs=1.0"])
 def test_a_number_is_the_same_however_it_is_written(override):
     assert hash_with(override) == hash_with()

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers
 
-from zhgpt import survey, survey_table
-from zhgpt.errors import InputError, exit_code
-from zhgpt.recipe import TextSection
+from zhgpt import cleaning, survey, survey_table
+from zhgpt.errors import INTERRUPTED, InputError, exit_code
+from zhgpt.recipe import CleaningSection, TextSection
 from zhgpt.survey import Beginnings, FrequentLines, Lengths, Seen, character_class
 from zhgpt.text import find_files
 
@@ -547,7 +547,7 @@ def test_the_command_ends_with_code_2(tmp_path):
 
 @pytest.mark.corpus
 def test_real_text_against_an_independent_count(corpus_dir):
-    found = taken(corpus_dir / "*.zst").as_dict()
+    found = taken(corpus_dir / "*.jsonl.zst").as_dict()
     lengths, hashes, bytes_, lines = [], Counter(), 0, Counter()
     han = re.compile("[\u4e00-\u9fff]")
     ideographs = 0
@@ -568,3 +568,106 @@ def test_real_text_against_an_independent_count(corpus_dir):
     assert list(quantiles.values()) == expected.tolist()
     alone = taken(corpus_dir / "validation.jsonl.zst").as_dict()["classes"]["han"]["characters"]
     assert ideographs <= alone < 1.001 * ideographs
+
+
+# Cleaning
+
+
+UNCLEAN = [
+    "第一篇：村民们在河边修好了水车，一直忙到天黑，大家都很高兴。",
+    "第二篇：小兰给邻居送去热粥，又讲了一个很长很长的故事给他们听。",
+    "第一篇：村民们在河边修好了水车，一直忙到天黑，大家都很高兴。",
+    "太短",
+    "no Han at all in this one, which is long enough to be kept otherwise",
+    "第三篇：张铁匠\u200b学会了编竹篮，他的电话是13800138000，欢迎来看一看。",
+]
+
+
+def test_each_suggested_step_is_counted_on_its_own(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "a.jsonl", UNCLEAN)
+    assert survey.run([str(path), "--cleaning", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    effects = {step: tuple(effect.values()) for step, effect in facts["cleaning"].items()}
+    size = [len(text.encode()) for text in UNCLEAN]
+    assert effects["duplicates"] == effects["near_duplicates"] == (1, 0, size[2])
+    assert effects["min_characters"] == (1, 0, size[3])
+    assert effects["min_han_share"] == (1, 0, size[4])
+    assert effects["control_characters"] == (0, 1, 3)
+    assert effects["mask_contacts"] == (0, 1, 11 - len("【电话】".encode()))
+    assert effects["nfc"] == effects["simplified"] == (0, 0, 0)
+    assert effects["repeated_lines"] == (2, 0, 2 * size[0])  # the same line, in 2 of 6 documents
+
+
+def test_cleaning_stands_below_the_survey_with_a_section_to_copy(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "a.jsonl", UNCLEAN)
+    assert survey.run([str(path)]) == 0
+    plain = capsys.readouterr().out
+    assert survey.run([str(path), "--cleaning"]) == 0
+    table, recipe = capsys.readouterr().out.rsplit("\nfor a recipe: ", 1)
+    assert table.startswith(plain) and "cleaning" not in plain
+    section = CleaningSection(**json.loads("{" + recipe + "}")["cleaning"])
+    assert section == cleaning.SUGGESTED
+
+
+def test_lines_that_recur_are_counted_over_all_files(tmp_path, capsys):
+    for i in range(5):
+        lines = f"第{i}篇，本站首发\n免责声明：本站不负责\n"
+        (tmp_path / f"{i}.txt").write_text(lines, encoding="utf-8")
+    assert survey.run([str(tmp_path), "--cleaning", "--json"]) == 0
+    effect = json.loads(capsys.readouterr().out)["cleaning"]["repeated_lines"]
+    assert effect["changed"] == 5 and effect["bytes"] == 5 * len("免责声明：本站不负责\n".encode())
+
+
+def test_cleaning_reads_the_files_again_and_keeps_no_document(tmp_path):
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", [f"{n}{i}" for i in range(3)]) for n in "ab"]
+    again = survey.Again(paths, TextSection(train_files=("a",)), silent)
+    assert list(again) == list(again) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert not any(isinstance(value, list) and len(value) > 2 for value in vars(again).values())
+
+
+def test_every_option_of_a_text_is_obeyed(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_bytes("题,文\n一,二三\n四,五六\n".encode("gb18030") + b"\x81\x20,x\n")
+    words = [str(path), "--encoding", "gb18030", "--json"]
+    assert exit_code(survey.run, [*words, "--text_columns", "题", "文"]) == 2
+    assert "--undecodable_share 0." in capsys.readouterr().err
+    options = ["--undecodable_share", "0.5", "--text_columns", "题", "文"]
+    assert survey.run([*words, *options]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["characters"] == 2 * len("一\n二三") and "undecodable" in facts["dropped"]
+
+
+# Tokens and the pipe
+
+
+def test_tokens_are_counted_by_the_encoder_of_the_preparation(tmp_path, tiny_files, monkeypatch):
+    asked = []
+    encode = survey.Encoder.encode
+    monkeypatch.setattr(
+        survey.Encoder, "encode", lambda self, texts: asked.extend(texts) or encode(self, texts)
+    )
+    tokenizer = survey._tokenizer(str(tiny_files["tokenizer"]))
+    path = write_jsonl(tmp_path / "a.jsonl", tiny_stories(20, seed=3))
+    expected = [len(tokenizer.encode(text).ids) for text in tiny_stories(20, seed=3)]
+    assert taken(path, tokenizer=tokenizer).as_dict()["tokens"] == sum(expected)
+    assert asked == tiny_stories(20, seed=3)
+
+
+@pytest.mark.parametrize("documents", [1, 400], ids=["in the buffer", "beyond the pipe"])
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path, documents):
+    for i in range(documents):
+        (tmp_path / f"{i:03}.txt").write_text(f"村{i}", encoding="utf-8")
+    line = [sys.executable, "-m", "zhgpt.corpus", str(tmp_path), "--json"]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == INTERRUPTED
+
+
+def test_a_pipe_that_is_not_the_output_is_a_fault(capfd):
+    def run(argv):
+        raise BrokenPipeError("a pipe of ours")
+
+    with pytest.raises(BrokenPipeError):
+        exit_code(run, None)

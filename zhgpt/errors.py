@@ -1,6 +1,7 @@
 """The one exception that means: the input is at fault, not the program; and the exit codes."""
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,9 @@ class InputError(Exception):
 def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     """Runs a command; the user's mistake is one message without traceback, said by one process."""
     try:
-        return run(argv)
+        code = run(argv)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
@@ -24,3 +27,18 @@ def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     except KeyboardInterrupt:
         print("interrupted; the same command starts here again", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return INTERRUPTED
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is left is dropped."""
+    stdout, asked = sys.stdout.fileno(), select.poll()
+    asked.register(stdout, 0)  # errors are told unasked
+    if not asked.poll(0):
+        return False  # another pipe broke, which is a fault
+    # At its end the interpreter flushes once more, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True

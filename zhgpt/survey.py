@@ -10,7 +10,7 @@ import random
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
-from zhgpt import bpe, survey_table
+from zhgpt import bpe, cleaning, survey_table
 from zhgpt.clock import Clock
+from zhgpt.encoder import Encoder
 from zhgpt.errors import FINISHED, InputError
 from zhgpt.files import find_files, position
 from zhgpt.recipe import TextSection
@@ -215,13 +216,13 @@ class File:
 
     def take(self, tally: Tally) -> None:
         """What the reading says at its end; read = kept + dropped, or the fault is ours."""
-        names = sorted(set(_encodings(tally)))
+        names = sorted(set(tally.encodings.values()))
         self.encoding = ", ".join(names) or None
         self.dropped = {
             reason: {"documents": count, "bytes": tally.dropped_bytes[reason]}
             for reason, count in sorted(tally.dropped_documents.items())
         }
-        for reasons in getattr(tally, "passed_over", {}).values():
+        for reasons in tally.passed_over.values():
             self.passed_over.update(reasons)
         assert tally.documents == self.documents + tally.dropped_documents.total(), self
         assert tally.bytes == self.bytes + tally.dropped_bytes.total(), self
@@ -242,15 +243,11 @@ class File:
         }
 
 
-def _encodings(tally: Tally) -> Iterable[str]:
-    return getattr(tally, "encodings", {}).values()
-
-
 class Survey:
     """Counts documents as they come; `as_dict` and `table` when all have come."""
 
     def __init__(self, tokenizer: Tokenizer | None = None):
-        self.tokenizer = tokenizer
+        self.encoder = tokenizer and Encoder(tokenizer)
         self.files: list[File] = []
         self.encodings: Counter[str] = Counter()
         self.code_points = np.zeros(_CODE_POINTS, dtype=np.int64)
@@ -261,14 +258,14 @@ class Survey:
 
     def read(self, path: Path, section: TextSection) -> Iterator[None]:
         """Counts the documents of a file, one at every step."""
-        tokens = None if self.tokenizer is None else 0
+        tokens = None if self.encoder is None else 0
         file, tally = File(path, _size_on_disk(path), tokens), Tally()
         self.files.append(file)
         for text in documents(path, section, tally):
             self._add(file, text)
             yield
         file.take(tally)
-        self.encodings.update(_encodings(tally))
+        self.encodings.update(tally.encodings.values())
 
     def _add(self, file: File, text: str) -> None:
         raw = text.encode("utf-8")
@@ -295,7 +292,7 @@ class Survey:
         self._count_characters("".join(texts))
         lines = map(str.strip, "\n".join(texts).split("\n"))
         self.lines.add([line[:LINE] for line in lines if line])
-        if self.tokenizer is not None:
+        if self.encoder is not None:
             self._count_tokens(files, texts)
 
     def _count_characters(self, text: str) -> None:
@@ -305,8 +302,7 @@ class Survey:
             self.code_points[: len(counts)] += counts
 
     def _count_tokens(self, files: Sequence[File], texts: Sequence[str]) -> None:
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        counts = list(map(len, encodings))
+        counts = list(map(len, self.encoder.encode(texts)))
         self.tokens.counts.update(counts)
         for file, count in zip(files, counts, strict=True):
             file.tokens += count
@@ -318,7 +314,7 @@ class Survey:
         self.flush()
         files = [file.as_dict() for file in self.files]
         sums = {key: sum(file[key] for file in files) for key in _SUMMED}
-        tokens = self.tokens.sum() if self.tokenizer else None
+        tokens = self.tokens.sum() if self.encoder else None
         again = {unit: sum(f["duplicates"][unit] for f in files) for unit in ("documents", "bytes")}
         return {
             "files": files,
@@ -333,9 +329,9 @@ class Survey:
             "classes": self._classes(),
             "lengths": {
                 "characters": _lengths(self.characters),
-                "tokens": _lengths(self.tokens) if self.tokenizer else None,
+                "tokens": _lengths(self.tokens) if self.encoder else None,
             },
-            "fixed_length": self.tokens.fixed(FIXED_LENGTH) if self.tokenizer else None,
+            "fixed_length": self.tokens.fixed(FIXED_LENGTH) if self.encoder else None,
             "repeated_lines": self._lines(),
             "beginnings": [{"path": str(p), "text": text} for p, text in self.beginnings.rows],
         }
@@ -411,21 +407,33 @@ def _progress(total: int, before: int, path: Path | None, seconds: float) -> str
     return f"survey: read {survey_table.size(done)} of {survey_table.size(total)} on disk{left}"
 
 
+class Again:
+    """The documents of the files, from the beginning whenever they are iterated over."""
+
+    def __init__(self, paths: Sequence[Path], section: TextSection, say: Say):
+        self.paths, self.section, self.say = paths, section, say
+
+    def __iter__(self) -> Iterator[str]:
+        clock, before = Clock(self.say), 0
+        total = sum(map(_size_on_disk, self.paths))
+        for path in self.paths:
+            within = partial(_progress, total, before, path)
+            for text in documents(path, self.section, Tally()):
+                yield text
+                clock.line(within)
+            before += _size_on_disk(path)
+
+
 def _tokenizer(folder: str) -> Tokenizer:
-    """As documents are prepared: whole, and with the names of special tokens as text."""
     bpe.require_folder(folder)
-    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    return Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
 
 
 def _say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)  # standard output is the survey alone
 
 
-def run(argv: Sequence[str] | None) -> int:
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m zhgpt.corpus",
         description="What a corpus holds: sizes, drops, duplicates, lengths, repeated lines.",
@@ -433,18 +441,41 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder or glob")
     parser.add_argument("--tokenizer", metavar="DIR", help="counts tokens too (slower)")
     parser.add_argument("--json", action="store_true", help="one JSON object, all files")
+    help = "what each suggested cleaning step would remove (reads all twice more)"
+    parser.add_argument("--cleaning", action="store_true", help=help)
     choices = ("file", "paragraph", "line")
     parser.add_argument("--document", choices=choices, default="file", help="of .txt and .md")
     parser.add_argument("--encoding", metavar="NAME", help="found for every file without it")
+    parser.add_argument("--undecodable_share", metavar="SHARE", type=float, default=0.01)
     parser.add_argument("--text_column", metavar="NAME", default="text")
-    options = parser.parse_args(argv)
+    parser.add_argument("--text_columns", metavar="NAME", nargs="+", default=(), help="joined")
+    return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str] | None) -> int:
+    options = _options(argv)
     section = TextSection(
         train_files=tuple(options.paths),
         text_column=options.text_column,
+        text_columns=tuple(options.text_columns),
         document=options.document,
         encoding=options.encoding,
+        undecodable_share=options.undecodable_share,
     )
     tokenizer = None if options.tokenizer is None else _tokenizer(options.tokenizer)
-    found = survey(find_files(options.paths, "PATH", _say), section, tokenizer, _say)
-    print(json.dumps(found.as_dict(), indent=1) if options.json else found.table())
+    paths = find_files(options.paths, "PATH", _say)
+    found = survey(paths, section, tokenizer, _say)
+    facts = found.as_dict()
+    if options.cleaning:
+        facts["cleaning"] = cleaning.would_remove(Again(paths, section, _say))
+    print(json.dumps(facts, indent=1) if options.json else _shown(facts))
     return FINISHED
+
+
+def _shown(facts: dict[str, Any]) -> str:
+    if "cleaning" not in facts:
+        return survey_table.table(facts)
+    asked = {step: getattr(cleaning.SUGGESTED, step) for step in facts["cleaning"]}
+    recipe = f'for a recipe: "cleaning": {json.dumps(asked)}'
+    effects = cleaning.effects_table(facts["cleaning"])
+    return f"{survey_table.table(facts)}\n\n{effects}\n{recipe}"
