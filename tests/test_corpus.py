@@ -336,7 +336,7 @@ def test_validation_that_is_trained_on_is_refused(tmp_path):
     with pytest.raises(InputError) as raised:
         prepare(train, validation)
     first = f"{train}: '{('重复的文档' * 9)[:40]}'"
-    assert "3 duplicate of validation in training" in str(raised.value)
+    assert "3 duplicates of validation in training" in str(raised.value)
     assert first in str(raised.value) or f"{train}: '甲'" in str(raised.value)
 
 

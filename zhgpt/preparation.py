@@ -180,7 +180,9 @@ class Preparation:
     def _contaminated_words(self, hits: contamination.Found) -> str:
         source, ids = hits.first
         counted = " and ".join(
-            f"{number:,} {reason}" for reason, number in hits.documents.items() if number
+            f"{number:,} {reason.replace('duplicate', 'duplicate' + 's' * (number > 1))}"
+            for reason, number in hits.documents.items()
+            if number
         )
         begins = self.tokenizer.decode([i for i in ids.tolist() if i != self.eos_id])
         name = self._ordered[source][1].name
