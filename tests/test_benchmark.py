@@ -39,7 +39,8 @@ def test_all_ways_are_measured_on_the_same_documents(measured):
     for runs in record["ways"].values():
         assert runs[0]["seconds"] > 0 and runs[0]["import_seconds"] > 0
         assert runs[0]["peak_disk"] >= runs[0]["disk"] >= 2 * ours["tokens"]
-        assert runs[0]["peak_memory"] is None or runs[0]["peak_memory"] > 30e6
+        # Of processes that live for some tenths of a second, the peak itself may be missed.
+        assert runs[0]["peak_memory"] is None or runs[0]["peak_memory"] > 0
     assert min(record["loading"][0].values()) > 0
     # The example loses what fills no block of a thousand documents, here of all.
     tokens = ours["tokens"] + ours["eos_tokens"]

@@ -42,6 +42,7 @@ def watch(command: Sequence[str], folder: Path, environment: Mapping[str, str]) 
         if process.poll() is None:  # we were interrupted: none of them goes on alone
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    peaks.disk = max(peaks.disk, folder_size(folder))  # what came after the last look
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(command))
     return peaks
