@@ -39,7 +39,8 @@ def test_all_ways_are_measured_on_the_same_documents(measured):
     for runs in record["ways"].values():
         assert runs[0]["seconds"] > 0 and runs[0]["import_seconds"] > 0
         assert runs[0]["peak_disk"] >= runs[0]["disk"] >= 2 * ours["tokens"]
-        assert runs[0]["peak_memory"] is None or runs[0]["peak_memory"] > 30e6
+        # Of processes that live for some tenths of a second, the peak itself may be missed.
+        assert runs[0]["peak_memory"] is None or runs[0]["peak_memory"] > 0
     assert min(record["loading"][0].values()) > 0
     # The example loses what fills no block of a thousand documents, here of all.
     tokens = ours["tokens"] + ours["eos_tokens"]
@@ -160,12 +161,12 @@ def test_targets_are_met_or_not_by_the_repeats_own_ratios():
     found = {
         name: (measured, bound) for name, measured, bound, _ in benchmark_table.targets(record)
     }
-    assert found["at least 4 × as fast as transformers' example"] == (4.1, 4)
-    assert found["at least as fast as the bare loop"] == (0.9, 1)
-    assert found["at most 2.2 bytes of disk per token"] == (2.1, 2.2)
+    assert found["at least 4 × as fast as transformers' example"] == ([3.9, 4.1, 4.2], 4)
+    assert found["at least as fast as the bare loop"] == ([0.9, 0.9, 0.9], 1)
+    assert found["at most 2.2 bytes of disk per token"] == ([2.1, 2.1, 2.1], 2.2)
     lines = benchmark_table._targets(record).splitlines()
     verdicts = [line.split("|")[-2].strip() for line in lines[2:]]
-    assert verdicts == ["met", "**not met**", "met", "met", "met"]
+    assert verdicts == ["met, in 2 of 3 repeats", "**not met**", "met", "met", "met"]
 
 
 def test_the_page_shows_the_record():

@@ -75,15 +75,22 @@ def _large(record: Record) -> str:
 
 def _targets(record: Record) -> str:
     rows = [["target", "measured", "ratio to the target", ""], ["---", "--:", "--:", "---"]]
-    for name, measured, bound, at_most in targets(record):
-        ratio = measured / bound
-        met = ratio <= 1 if at_most else ratio >= 1
-        rows.append([name, _number(measured), f"{ratio:.2f}", "met" if met else "**not met**"])
+    for name, figures, bound, at_most in targets(record):
+        ratio = median(figures) / bound
+        rows.append([name, _spread(figures), f"{ratio:.2f}", _verdict(figures, bound, at_most)])
     return _markdown(rows)
 
 
-def targets(record: Record) -> list[tuple[str, float, float, bool]]:
-    """What is asked, the figure measured, its bound, and whether it is one from above.
+def _verdict(figures: Sequence[float], bound: float, at_most: bool) -> str:
+    """By the median; where a repeat says otherwise, that is said too."""
+    met = [figure <= bound if at_most else figure >= bound for figure in figures]
+    middle = median(figures)
+    verdict = "met" if (middle <= bound if at_most else middle >= bound) else "**not met**"
+    return verdict if len(set(met)) == 1 else f"{verdict}, in {sum(met)} of {len(met)} repeats"
+
+
+def targets(record: Record) -> list[tuple[str, list[float], float, bool]]:
+    """What is asked, the figures measured, their bound, and whether it is one from above.
 
     Speeds are compared within a repeat, so that what slows all of them down cancels.
     """
@@ -92,36 +99,36 @@ def targets(record: Record) -> list[tuple[str, float, float, bool]]:
     found = [
         ("at least 4 × as fast as transformers' example", _faster(record, "example"), 4, False),
         ("at least as fast as the bare loop", _faster(record, "bare"), 1, False),
-        ("at most 2.2 bytes of disk per token", max(f["disk"] for f in ours) / tokens, 2.2, True),
+        ("at most 2.2 bytes of disk per token", [f["disk"] / tokens for f in ours], 2.2, True),
         ("at least 19 M tokens/s of DataLoader rows", _rows_loaded(record), 19, False),
     ]
     large = record.get("large", [])
     memory = [run["peak_memory"] for run in [*ours, *large]]
     if all(memory):  # unknown where there is no /proc
-        found.append(("memory below 1.5 GB", max(memory) / _GIGABYTE, 1.5, True))
+        found.append(("memory below 1.5 GB", [max(memory) / _GIGABYTE], 1.5, True))
     return found + (_of_large(large) if large else [])
 
 
-def _of_large(runs: Sequence[Record]) -> list[tuple[str, float, float, bool]]:
+def _of_large(runs: Sequence[Record]) -> list[tuple[str, list[float], float, bool]]:
     """Memory of each text beside that of the first one; the second start with the most text."""
     first, *others = runs
     found = []
     for run in others:
         if run["peak_memory"]:
             name = f"the same memory for {run['text']} as for {first['text']}, within a quarter"
-            found.append((name, run["peak_memory"] / first["peak_memory"], _SAME, True))
+            found.append((name, [run["peak_memory"] / first["peak_memory"]], _SAME, True))
     longest = max(runs, key=lambda run: run["bytes"])
     name = f"second start below 1 s, {longest['text']}"
-    return [*found, (name, longest["second_start"], 1, True)]
+    return [*found, (name, [longest["second_start"]], 1, True)]
 
 
-def _faster(record: Record, other: str) -> float:
+def _faster(record: Record, other: str) -> list[float]:
     pairs = zip(record["ways"][other], record["ways"]["ours"], strict=True)
-    return median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
+    return [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
 
 
-def _rows_loaded(record: Record) -> float:
-    return median(run["rows"] for run in record["loading"]) / 1e6
+def _rows_loaded(record: Record) -> list[float]:
+    return [run["rows"] / 1e6 for run in record["loading"]]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +39,10 @@ def watch(command: Sequence[str], folder: Path, environment: Mapping[str, str]) 
             peaks.disk = max(peaks.disk, folder_size(folder))
             time.sleep(_INTERVAL)
     finally:
-        process.kill()
+        if process.poll() is None:  # we were interrupted: none of them goes on alone
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    peaks.disk = max(peaks.disk, folder_size(folder))  # what came after the last look
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(command))
     return peaks
