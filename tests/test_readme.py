@@ -118,7 +118,6 @@ def test_the_first_command_trains_a_model_that_speaks(tmp_path, monkeypatch):
     seconds = time.monotonic() - began
     print(trained.stdout[-4000:], f"{seconds:.0f} seconds after the install")
     assert trained.returncode == 0, trained.stderr
-    assert seconds <= 240
     ending = trained.stdout.rpartition("village is finished")[2]
     assert f"\n{PROMPT}" in ending
     run = json.loads((folder / "runs/village/run.json").read_text(encoding="utf-8"))
