@@ -600,7 +600,9 @@ def test_a_file_that_vanishes_before_its_turn_is_named(tmp_path, monkeypatch):
 # Memory
 
 
+# Not ru_maxrss: it begins with that of the process that starts this one.
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no system that tells the peak")
 @pytest.mark.parametrize("kind, limit", [("line", 700), ("file", 1_500)])
 def test_memory_has_a_bound(tmp_path, kind, limit):
     """A million documents of a line; one document of 200 MB that is one line. In MB."""
@@ -611,7 +613,7 @@ def test_memory_has_a_bound(tmp_path, kind, limit):
         path.write_text("".join(tiny_stories(1_000, seed=1)) * 950, encoding="utf-8")
         assert path.stat().st_size > 200e6
     code = f"""
-import resource, sys
+import re, sys
 sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]}
 from pathlib import Path
 import datasets
@@ -623,9 +625,8 @@ tokenizer = Tokenizer.from_file({str(ROOT / "tokenizer" / "32k_v1" / "tokenizer.
 files = {{"train_files": ({str(path)!r},), "validation_files": ({str(tmp_path / "v.txt")!r},)}}
 section = CorpusSection(**files, document={kind!r}, block_size=512)
 corpus.prepare(section, CleaningSection(), tokenizer, 0, lambda _: None)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
     (tmp_path / "v.txt").write_text("验证", encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    assert int(done.stdout) / unit < limit, done.stderr
+    assert int(done.stdout) / 1e3 < limit, (done.stdout, done.stderr)
