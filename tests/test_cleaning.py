@@ -16,23 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_clm
-from zhgpt import cleaning, command, recipe
+from zhgpt import cleaning, command, duplicates, frequent, recipe
 from zhgpt.cleaning import (
     SUGGESTED,
     Cleaner,
-    Deduplicator,
-    LineCounts,
-    NearDuplicates,
-    content_hash,
     han_share,
     mask_contacts,
     repetition,
-    signature,
     to_simplified,
     without_controls,
     would_remove,
 )
+from zhgpt.duplicates import Deduplicator, NearDuplicates, content_hash, signature
 from zhgpt.errors import InputError
+from zhgpt.frequent import LineCounts
 from zhgpt.recipe import CleaningSection
 
 NOTHING = CleaningSection()
@@ -281,7 +278,7 @@ def test_repeated_lines_are_removed_whole(text, cleaned):
 @given(st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=60), st.integers(0, 60))
 def test_a_full_table_counts_no_line_too_high_and_says_how_much_too_low(documents, split):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_LINES", 8)
+        patch.setattr(frequent, "_LINES", 8)
         parts = LineCounts(), LineCounts()
         true = Counter()
         for number, lines in enumerate(documents):
@@ -462,9 +459,9 @@ def test_tables_grow_without_losing_anyone():
 
 
 def test_a_set_of_hashes_is_a_set(monkeypatch):
-    monkeypatch.setattr(cleaning, "_NEWEST", 10)
+    monkeypatch.setattr(duplicates, "_NEWEST", 10)
     draw = random.Random(2)
-    hashes, plain = cleaning._Hashes(), set()
+    hashes, plain = duplicates._Hashes(), set()
     for _ in range(300):
         batch = [draw.choice([0, 2**64 - 1, draw.randrange(400) << 54]) for _ in range(3)]
         for value, known in zip(batch, hashes.add(batch), strict=True):

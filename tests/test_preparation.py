@@ -18,8 +18,10 @@ from conftest import ROOT, tiny_stories, write_jsonl
 from test_corpus import EOS_ID, TOKENIZER, decoded, ids, ordered
 
 from zhgpt import blocks, command, contamination, corpus, parts, preparation, recipe
-from zhgpt.cleaning import Cleaner, Deduplicator, LineCounts, signature
+from zhgpt.cleaning import Cleaner
+from zhgpt.duplicates import Deduplicator, signature
 from zhgpt.errors import InputError
+from zhgpt.frequent import LineCounts
 from zhgpt.ledger import check_laws
 from zhgpt.recipe import CleaningSection, CorpusSection
 

@@ -136,7 +136,7 @@ RANGES: dict[str, Rule] = {
     "corpus.seed": _SEED,
     "corpus.block_size": (lambda x: x >= 2, "2 or more"),
     "corpus.validation_fraction": (lambda x: 0 < x < 1, "between 0 and 1"),
-    # Below, the counts of a large corpus are not exact enough (zhgpt.cleaning.LineCounts).
+    # Below, the counts of a large corpus are not exact enough (zhgpt.frequent.LineCounts).
     "cleaning.repeated_lines": (lambda x: 1e-3 <= x < 1, "from 0.001 to below 1"),
     "cleaning.min_characters": _POSITIVE,
     "cleaning.max_characters": _POSITIVE,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from zhgpt import parts
-from zhgpt.cleaning import VALUES, NearDuplicates
+from zhgpt.duplicates import VALUES, NearDuplicates
 from zhgpt.parts import TRAIN, VALIDATION
 
 EXACT, NEAR = "duplicate of validation", "near-duplicate of validation"

@@ -21,24 +21,7 @@ import datasets
 import filelock
 from tokenizers import Tokenizer
 
-from zhgpt import (
-    blocks,
-    cleaning,
-    contamination,
-    encoder,
-    encodings,
-    files,
-    ledger,
-    parts,
-    pattern,
-    preparation,
-    sources,
-    survey,
-    tables,
-    tally,
-    text,
-    unpack,
-)
+from zhgpt import parts, sources, survey, text
 from zhgpt.errors import InputError, exit_code
 from zhgpt.ledger import SPLITS, Ledger, ledger_table
 from zhgpt.preparation import Preparation
@@ -49,22 +32,10 @@ Say = Callable[[str], None]
 
 # What the blocks and their ledger follow from: other code makes others.
 _MODULES = (
-    blocks,
-    cleaning,
-    contamination,
-    encoder,
-    encodings,
-    files,
-    ledger,
-    parts,
-    pattern,
-    preparation,
-    sources,
-    tables,
-    tally,
-    text,
-    unpack,
-)
+    "blocks cleaning contamination corpus duplicates encoder encodings files frequent ledger parts"
+    " pattern preparation sources tables tally text unpack"
+).split()
+_CODE = Path(__file__).parent
 _LIBRARIES = "charset-normalizer datasets numpy opencc pyarrow rensa tiktoken tokenizers".split()
 
 
@@ -158,7 +129,7 @@ def _key(
         "cleaning": as_dict(clean),
         "tokenizer": [tokenizer.to_str(), eos_id],
         "versions": [*map(version, _LIBRARIES), unicodedata.unidata_version],
-        "code": [text.file_hash(Path(m.__file__)) for m in (sys.modules[__name__], *_MODULES)],
+        "code": [text.file_hash(_CODE / f"{module}.py") for module in _MODULES],
     }
     return hashlib.sha256(json.dumps(facts).encode("utf-8")).hexdigest()[:24]
 

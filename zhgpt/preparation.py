@@ -11,9 +11,11 @@ import xxhash
 from tokenizers import Tokenizer
 
 from zhgpt import blocks, contamination, parts
-from zhgpt.cleaning import Cleaner, Deduplicator, LineCounts, signature
+from zhgpt.cleaning import Cleaner
+from zhgpt.duplicates import Deduplicator, signature
 from zhgpt.encoder import Encoder
 from zhgpt.errors import InputError
+from zhgpt.frequent import LineCounts
 from zhgpt.ledger import (
     SPLITS,
     Ledger,
@@ -78,9 +80,10 @@ class Preparation:
             self.say(f"corpus: encoded by {engine.name}: {engine.reason}")
         self._make_parts(engine)
         self._require_unchanged()
-        for line in tally_of(parts.seals(self.folder)).lines():
+        seals = parts.seals(self.folder)
+        for line in tally_of(seals).lines():
             self.say(f"corpus: {line}")
-        ledger = collected(parts.seals(self.folder), self.found)
+        ledger = collected(seals, self.found)
         ledger |= {"encoder": engine.name, "validation_split": self._split()}
         left_out = self._judge_contamination(ledger)
         ready = self.folder / "ready"

@@ -25,6 +25,7 @@ from zhgpt.clock import Clock
 from zhgpt.encoder import Encoder
 from zhgpt.errors import FINISHED, InputError
 from zhgpt.files import find_files, position
+from zhgpt.frequent import FrequentLines
 from zhgpt.recipe import TextSection
 from zhgpt.report import printable
 from zhgpt.text import Tally, documents
@@ -36,7 +37,7 @@ FIXED_LENGTH = 1024  # GPT-2's positions, a usual max_length
 LINES_SHOWN, LINE = 20, 200  # LINE: characters of a line that are compared
 BEGINNINGS, BEGINNING = 10, 100
 SEED = 0
-# What the encoder takes at once, see blocks.py; numpy needs some 16 bytes for each character.
+# What the encoder takes at once, see parts.py; numpy needs some 16 bytes for each character.
 _BYTES_PER_BATCH = 4 << 20
 _CHARACTERS_PER_COUNT = 1 << 20
 _CODE_POINTS = 0x110000
@@ -78,37 +79,6 @@ def _added(arrays: list[np.ndarray], hashes: np.ndarray) -> np.ndarray:
         merged.sort()
         arrays.append(merged)
     return new
-
-
-class FrequentLines:
-    """Counts of the most frequent lines in bounded memory.
-
-    Misra and Gries 1982, in the form of Agarwal et al. 2012, Mergeable Summaries, section 2: when
-    there are too many counters, the (capacity + 1)-th largest count is taken from all of them, and
-    those that are used up go. A line that came n times has a count from n - error to n, and error
-    is at most counted / (capacity + 1).
-    """
-
-    def __init__(self, capacity: int = 1 << 16):
-        self.capacity = capacity
-        self.counts: Counter[str] = Counter()
-        self.counted = self.error = 0
-
-    def add(self, lines: Sequence[str]) -> None:
-        self.counts.update(lines)
-        self.counted += len(lines)
-        if len(self.counts) > 2 * self.capacity:  # not at every line: a reduction passes over all
-            self._reduce()
-
-    def _reduce(self) -> None:
-        counts = np.fromiter(self.counts.values(), np.int64, len(self.counts))
-        cut = int(np.partition(counts, -self.capacity - 1)[-self.capacity - 1])
-        left = {line: count - cut for line, count in self.counts.items() if count > cut}
-        self.counts, self.error = Counter(left), self.error + cut
-
-    def most_common(self, number: int) -> list[tuple[str, int]]:
-        """Lines that came at least twice, with counts that are too low by `error` at most."""
-        return [(line, n) for line, n in self.counts.most_common(number) if n > 1]
 
 
 class Lengths:
