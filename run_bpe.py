@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zhgpt import bpe, command, recipe
+from zhgpt import bpe, bpe_compare, command, recipe
 from zhgpt.errors import FINISHED, exit_code
 
 FLAGS = {
@@ -47,7 +47,7 @@ def compare(argv: Sequence[str]) -> int:
     parser.add_argument("--text_column", default="text")
     options = parser.parse_args(argv)
     section = recipe.TextSection(train_files=options.files, text_column=options.text_column)
-    say(bpe.compare(options.compare, section))
+    say(bpe_compare.compare(options.compare, section))
     return FINISHED
 
 

@@ -40,6 +40,7 @@ LEVELS = {
         "tables": {"encodings", "unpack"},
         "text": {"files", "encodings", "unpack", "tables"},
         "bpe": {"text", "files"},
+        "bpe_compare": {"bpe", "text"},
         "pattern": set(),
         "encoder": {"pattern"},
         "duplicates": set(),
