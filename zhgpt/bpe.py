@@ -328,7 +328,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     """The UTF-8 bytes of entry i; b"" for a special token. InputError if it is not byte-level."""
-    byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
     special = tokenizer.get_added_tokens_decoder()
     table = [b""] * tokenizer.get_vocab_size()
     for entry, number in tokenizer.get_vocab().items():
@@ -344,7 +344,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     return table
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that stands for each byte in a byte-level vocabulary (GPT-2's encoder.py).
 
     Printable Latin-1 stands for itself; the 68 others take the code points from 256 on.

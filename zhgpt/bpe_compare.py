@@ -1,88 +1,127 @@
 """Tokenizers side by side on the same text: python run_bpe.py --compare DIR DIR --files FILE"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
-
-from zhgpt.bpe import dropped, longest_entries, require_folder
-from zhgpt.errors import InputError
+from zhgpt import bpe_page, bpe_table
+from zhgpt.bpe import dropped
+from zhgpt.bpe_counts import Amount, Counts, Part, overlap, parts
+from zhgpt.candidate import Candidate
+from zhgpt.clock import Clock
+from zhgpt.errors import FINISHED, InputError
+from zhgpt.passages import Passages
 from zhgpt.recipe import TextSection
-from zhgpt.text import Tally, documents, find_files
+from zhgpt.report import printable
+from zhgpt.text import Tally, find_files, sourced
+
+_BATCH = 1 << 20  # bytes
+
+Facts = dict[str, Any]
 
 
-@dataclass
-class _Count:
-    """What a tokenizer made of some text."""
+class Reading:
+    """The text in batches of parts, with what came of it so far. InputError if there is none."""
 
-    tokens: int = 0
-    bytes: int = 0
-    characters: int = 0
-    used: set[int] = field(default_factory=set)
-    whole: bool = True
+    def __init__(self, section: TextSection, seed: int):
+        self.section = section
+        self.files = find_files(section.train_files, "files", say)
+        self.tally, self.amount, self.passages = Tally(), Amount(), Passages(seed)
 
-    def add(self, text: str, ids: Sequence[int], whole: bool) -> None:
-        self.tokens += len(ids)
-        self.bytes += len(text.encode("utf-8"))
-        self.characters += len(text)
-        self.used.update(ids)
-        self.whole = self.whole and whole
+    def __iter__(self) -> Iterator[list[Part]]:
+        batch: list[Part] = []
+        size, clock = 0, Clock(say)
+        for part in self._parts():
+            self.amount.add(part)
+            self.passages.add(part.source, part.text)
+            batch.append(part)
+            size += part.size
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+                clock.line(self._progress)
+        if batch:
+            yield batch
+        if not self.amount.sums:
+            raise InputError(f"--files: no text in them{dropped(self.tally)}.")
 
-    def row(self, entries: int) -> tuple[str, ...]:
-        return (
-            f"{entries:,}",
-            f"{self.bytes / self.tokens:.3f}" if self.tokens else "no text",
-            f"{self.characters / self.tokens:.3f}" if self.tokens else "no text",
-            f"{self.tokens:,}",
-            f"{1 - len(self.used) / entries:.1%}",
-            "yes" if self.whole else "NO",
-        )
+    def _parts(self) -> Iterator[Part]:
+        number = 0
+        for path in self.files:
+            for source, text in sourced(path, self.section, self.tally):
+                yield from parts(number, printable(source), text)
+                number += 1
 
+    def _progress(self, seconds: float) -> str:
+        done = self.amount.of(None)["bytes"]
+        return f"{done / 1e6:,.1f} MB compared in {seconds:.0f} s"
 
-def compare(folders: Sequence[str], section: TextSection) -> str:
-    """A table of tokenizers on the same text, per file and over all of them, and what is longest
-    in each. More bytes per token is better packing; `unused` are entries that never came up.
-    """
-    tokenizers = {folder: _as_text(folder) for folder in folders}
-    files, tally = find_files(section.train_files, "files"), Tally()
-    counts = {(name, folder): _Count() for name in (*files, "all") for folder in folders}
-    for path in files:
-        for text in documents(path, section, tally):
-            for folder, tokenizer in tokenizers.items():
-                ids = tokenizer.encode(text, add_special_tokens=False).ids
-                whole = tokenizer.decode(ids, skip_special_tokens=False) == text
-                for name in (path, "all"):
-                    counts[name, folder].add(text, ids, whole)
-    if not any(count.tokens for count in counts.values()):
-        raise InputError(f"files: no text in them{dropped(tally)}.")
-    rows = [
-        (str(name), folder, *count.row(tokenizers[folder].get_vocab_size()))
-        for (name, folder), count in counts.items()
-        if name != "all" or len(files) > 1
-    ]
-    lines = [_table(rows), *tally.lines(), "", "The longest entries:"]
-    for folder, tokenizer in tokenizers.items():
-        lines.append(f"{folder}: {'  '.join(longest_entries(tokenizer, 8))}")
-    return "\n".join(lines)
+    def as_dict(self) -> Facts:
+        sources = {source: dict(self.amount.of(source)) for source in sorted(self.amount.sums)}
+        files = [str(path) for path in self.files]
+        return {"files": files, **self.amount.of(None), "sources": sources}
 
 
-def _as_text(folder: str) -> Tokenizer:
-    """A folder's tokenizer, to which the name of a special token in a text is text."""
-    require_folder(folder)
-    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def compare(candidates: Sequence[Candidate], reading: Reading) -> Facts:
+    """Everything of the table and of --json, as JSON has it."""
+    counts = [Counts(candidate) for candidate in candidates]
+    for batch in reading:
+        for count in counts:
+            count.add(batch)
+    return {
+        "text": reading.as_dict(),
+        "dropped_documents": dict(reading.tally.dropped_documents),
+        "tokenizers": [count.as_dict(reading.amount) for count in counts],
+        "overlap": overlap(candidates),
+    }
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    heads = ("text", "tokenizer", "entries", "bytes/token", "chars/token", "tokens", "unused")
-    rows = [(*heads, "round trip"), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def run(argv: Sequence[str]) -> int:
+    options = _options(argv)
+    if options.output:
+        bpe_page.require_free(options.output, options.overwrite)
+    candidates = [Candidate(folder) for folder in options.compare]
+    section = TextSection(train_files=options.files, text_column=options.text_column)
+    reading = Reading(section, options.seed)
+    facts = compare(candidates, reading)
+    for line in reading.tally.lines():
+        say(line)
+    if options.output:
+        cuts = [_cut(row, candidates) for row in reading.passages.rows()]
+        bpe_page.write(options.output, facts, cuts, options.overwrite)
+        say(f"{options.output}: {len(cuts)} passages as each tokenizer cuts them")
+    print(json.dumps(facts, indent=1) if options.json else bpe_table.text(facts), flush=True)
+    return FINISHED
 
-    def line(row: tuple[str, ...]) -> str:
-        names = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-        figures = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        return "  ".join([*names, *figures])
 
-    return "\n".join(line(row) for row in rows)
+def _cut(row: tuple[str, str], candidates: Sequence[Candidate]) -> bpe_page.Passage:
+    source, text = row
+    return bpe_page.Passage(source, text, [list(one.pieces(text)) for one in candidates])
+
+
+def say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)  # standard output is the result alone
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_bpe.py", description="Tokenizers side by side on the same text."
+    )
+    folders = "folders of tokenizers that AutoTokenizer loads"
+    parser.add_argument("--compare", nargs="+", metavar="DIR", required=True, help=folders)
+    files = "files, folders or globs; the column source, if there is one, is compared apart"
+    parser.add_argument("--files", nargs="+", metavar="FILE", required=True, help=files)
+    parser.add_argument("--text_column", metavar="NAME", default="text")
+    page = "a page that shows the same passages as each tokenizer cuts them"
+    parser.add_argument("--output", metavar="PAGE.html", type=Path, help=page)
+    parser.add_argument("--overwrite", action="store_true", help="replace the page if it exists")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing of passages")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options = parser.parse_args(argv)
+    twice = {folder for folder in options.compare if options.compare.count(folder) > 1}
+    if twice:
+        raise InputError(f"--compare: {min(twice)} is named twice.")
+    return options
