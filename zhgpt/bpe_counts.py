@@ -162,11 +162,11 @@ def _difference(part: Part, again: str) -> dict[str, str]:
 def _longest(entries: Mapping[int, bytes]) -> list[str]:
     """Long entries are where boilerplate of the training text shows; whole characters only."""
     texts = {" ".join(raw.decode("utf-8", "replace").split()) for raw in entries.values()}
-    whole = [text for text in texts if "\ufffd" not in text]
+    whole = [text for text in texts if text and "\ufffd" not in text]
     return sorted(whole, key=lambda text: (-len(text.encode("utf-8")), text))[:LONGEST]
 
 
 def overlap(candidates: Sequence[Candidate]) -> list[list[int]]:
     """How many different entries of the row's tokenizer, by their bytes, the column's has too."""
-    kinds = [set(candidate.entries.values()) for candidate in candidates]
+    kinds = [set(candidate.entries.values()) - {b""} for candidate in candidates]
     return [[len(row & column) for column in kinds] for row in kinds]

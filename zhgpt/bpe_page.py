@@ -118,13 +118,13 @@ def _cut(name: str, pieces: Sequence[Any], size: int) -> str:
 
 
 def _token(piece: Any, colour: int) -> str:
-    hint = _HINTS[piece.kind]
+    hint = f"part of {piece.text}" if piece.kind == "part" and piece.text else _HINTS[piece.kind]
     if piece.id is not None:
         values = (f"id {piece.id}", piece.bytes.hex(" ").upper(), hint)
         hint = " · ".join(value for value in values if value)
     kind = "" if piece.kind == "whole" else f" {piece.kind}"
     colour = "" if piece.id is None else f" k{colour}"
-    return f'<span class="t{colour}{kind}" data-t="{hint}">{_shown(piece)}</span>'
+    return f'<span class="t{colour}{kind}" data-t="{escape(hint)}">{_shown(piece)}</span>'
 
 
 _HINTS = {
@@ -181,7 +181,7 @@ table { border-collapse: collapse; font-size: .85rem; white-space: nowrap;
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right }
 .name { text-align: left }
 .cuts { display: grid; gap: 1rem 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)) }
 .cut p { margin: .4rem 0; line-height: 2 }
 .t { padding: .15em .1em; border-radius: .25em; cursor: default;
   -webkit-box-decoration-break: clone; box-decoration-break: clone }
@@ -217,7 +217,7 @@ _PAGE = """{ours}<html lang="en"><meta charset="utf-8">
 <title>Tokenizers compared</title>
 <style>{style}</style>
 <h1>Tokenizers compared</h1>
-{overall}{sources}{overlap}<ul>{notes}</ul>
+{overall}{overlap}<details><summary>By source</summary>{sources}</details><ul>{notes}</ul>
 <p>Each colour is a token; hover over it or tap it for its id and bytes. Dashed: part of a
 character, shown as bytes. Red: unknown. Struck out: no token has it.</p>
 {passages}<div id=tip hidden></div>

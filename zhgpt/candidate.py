@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
 
 from zhgpt.bpe import byte_characters
@@ -30,8 +31,9 @@ class Cut:
 class Piece(NamedTuple):
     """What of a text became one token.
 
-    `part`: its bytes are no whole characters. `unknown`: the token stands for any text. `added`: it
-    stands for no character of the text. `lost`: characters that no token stands for, id None.
+    `part`: its bytes are no whole characters, but parts of those of `text`. `unknown`: the token
+    stands for any text. `added`: it stands for nothing in the text. `lost`: characters that no
+    token stands for, id None.
     """
 
     text: str
@@ -43,9 +45,9 @@ class Piece(NamedTuple):
 class Candidate:
     """A folder's tokenizer. Names of special tokens in a text are text like any other.
 
-    `entries` has the bytes that each id stands for, without special tokens; `unknown` is the id for
-    what has no other, or None; `located` says whether spans are known. InputError for a folder
-    that AutoTokenizer does not load; code that lies in it is never run.
+    `entries` has the bytes that each id stands for, without special tokens, b"" where that is not
+    known; `unknown` is the id for what has no other, or None; `located` says whether spans are
+    known. InputError for a folder that AutoTokenizer does not load; code in it is never run.
     """
 
     def __init__(self, folder: str):
@@ -57,7 +59,7 @@ class Candidate:
         self.located = loaded.is_fast
         self.engine = _Rust(loaded) if loaded.is_fast else _Python(loaded)
         self.encoder = self.engine.name
-        self.entries = self.engine.entries()
+        self.entries = self.engine.entries
         if not self.entries:
             raise InputError(f"{folder}: the tokenizer there has no entries.")
 
@@ -86,18 +88,19 @@ class Candidate:
         for number, (start, end) in zip(cut.ids.tolist(), cut.spans.tolist(), strict=True):
             if start > reached:
                 yield Piece(text[reached:start], None, b"", "lost")
-            yield self._piece(number, text[max(start, reached) : end])
+            yield self._piece(number, text[start:end], text[max(start, reached) : end])
             reached = max(reached, end)
         if reached < len(text):
             yield Piece(text[reached:], None, b"", "lost")
 
-    def _piece(self, number: int, text: str) -> Piece:
+    def _piece(self, number: int, covered: str, new: str) -> Piece:
+        """`covered` is what the token stands for, `new` what of it no earlier one stands for."""
         raw = self.entries.get(number, b"")
         if number == self.unknown:
-            return Piece(text, number, raw, "unknown")
+            return Piece(new, number, raw, "unknown")
         if not _is_whole(raw):
-            return Piece("", number, raw, "part")
-        return Piece(text or raw.decode("utf-8"), number, raw, "whole" if text else "added")
+            return Piece(covered, number, raw, "part")
+        return Piece(new or raw.decode("utf-8"), number, raw, "whole" if new else "added")
 
     def _unlocated(self, number: int) -> Piece:
         raw = self.entries.get(number, b"")
@@ -121,6 +124,8 @@ def _load(folder: str) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer fails in a way of its own
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if any(Path(folder).glob("*.model")) and not find_spec("sentencepiece"):
+            reason = "its .model file needs another library: pip install sentencepiece"
         raise InputError(
             f"--compare: {folder} is no tokenizer that AutoTokenizer loads ({reason})."
         ) from None
@@ -138,13 +143,22 @@ class _Rust:
         self.tokenizer.post_processor = None
         self.encoder = Encoder(self.tokenizer)
         self.name = self.encoder.name
+        self.entries = _entries(self.tokenizer)
+        self.blanks = [number for number, raw in self.entries.items() if raw == b" "]
 
     def cut(self, texts: Sequence[str]) -> list[Cut]:
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [
-            Cut(np.array(e.ids, dtype=np.int64), np.array(e.offsets, dtype=np.int64).reshape(-1, 2))
-            for e in encodings
-        ]
+        return [self._cut(text, one) for text, one in zip(texts, encodings, strict=True)]
+
+    def _cut(self, text: str, encoding: Encoding) -> Cut:
+        ids = np.array(encoding.ids, dtype=np.int64)
+        spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        # A space that is put before a text has the place of the first character, which it is not.
+        for place in np.flatnonzero(np.isin(ids, self.blanks)):
+            start, end = spans[place]
+            if not text[start:end].isspace():
+                spans[place] = start, start
+        return Cut(ids, spans)
 
     def joined(self, ids: Sequence[Sequence[int]]) -> list[str]:
         return self.tokenizer.decode_batch(ids, skip_special_tokens=False)
@@ -152,18 +166,16 @@ class _Rust:
     def encode(self, texts: Sequence[str]) -> None:
         self.encoder.encode(texts)
 
-    def entries(self) -> dict[int, bytes]:
-        """By the rules of its decoder; what it does not know stands for itself, in UTF-8."""
-        rules = _rules(json.loads(self.tokenizer.to_str())["decoder"])
-        added = self.tokenizer.get_added_tokens_decoder()
-        entries = self.tokenizer.get_vocab(with_added_tokens=False)
-        found = {number: _entry_bytes(entry, rules) for entry, number in entries.items()}
-        found |= {number: token.content.encode("utf-8") for number, token in added.items()}
-        return {
-            number: raw
-            for number, raw in found.items()
-            if not (number in added and added[number].special)
-        }
+
+def _entries(tokenizer: Tokenizer) -> dict[int, bytes]:
+    """By the rules of its decoder; what they do not change stands for itself, in UTF-8."""
+    rules = _rules(json.loads(tokenizer.to_str())["decoder"])
+    added = tokenizer.get_added_tokens_decoder()
+    entries = tokenizer.get_vocab(with_added_tokens=False)
+    found = {number: _entry_bytes(entry, rules) for entry, number in entries.items()}
+    found |= {number: token.content.encode("utf-8") for number, token in added.items()}
+    special = {number for number, token in added.items() if token.special}
+    return {number: raw for number, raw in found.items() if number not in special}
 
 
 def _rules(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -199,6 +211,14 @@ class _Python:
     def __init__(self, loaded: Any):
         self.tokenizer = loaded
         self.name = f"transformers {version('transformers')}"
+        special = set(loaded.all_special_ids)
+        texts = {
+            number: loaded.convert_tokens_to_string([entry])
+            for entry, number in loaded.get_vocab().items()
+            if number not in special
+        }
+        # A byte of a longer character has no text of its own.
+        self.entries = {n: b"" if "\ufffd" in t else t.encode("utf-8") for n, t in texts.items()}
 
     def cut(self, texts: Sequence[str]) -> list[Cut]:
         return [Cut(np.array(ids, dtype=np.int64), None) for ids in self.encode(texts)]
@@ -211,11 +231,3 @@ class _Python:
             list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
         )
         return encoded["input_ids"]
-
-    def entries(self) -> dict[int, bytes]:
-        special = set(self.tokenizer.all_special_ids)
-        return {
-            number: self.tokenizer.convert_tokens_to_string([entry]).encode("utf-8")
-            for entry, number in self.tokenizer.get_vocab().items()
-            if number not in special
-        }

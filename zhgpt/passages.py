@@ -41,12 +41,15 @@ class Passages:
 
 
 def _passages(text: str) -> Iterator[str]:
-    """Beginnings of lines, with the lines after them as far as LENGTH reaches."""
+    """From the beginning of a line to the last end of one within LENGTH, or to LENGTH where that
+    would be less than a half of it. What is left of a line belongs to no passage.
+    """
     start = 0
-    while 0 <= start < len(text):
+    while start < len(text):
         end = start + LENGTH
-        line_end = len(text) if end >= len(text) else text.rfind("\n", start, end)
-        passage = text[start : line_end if line_end > start else end].strip("\n")
+        if end < len(text):
+            end = text.rfind("\n", start + LENGTH // 2, end) + 1 or end
+        passage = text[start:end].strip("\n")
         if passage and not passage.isspace():
             yield passage
-        start = line_end + 1 if line_end > start else text.find("\n", end) + 1 or len(text)
+        start = text.find("\n", end - 1) + 1 or len(text)
