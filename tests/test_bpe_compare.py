@@ -179,6 +179,14 @@ def test_unused_entries_are_those_that_never_came_up(compared, kinds):
     assert bert["unused_entries"] == len(ordinary - used) and bert["entries"] == len(loaded)
 
 
+def test_one_tokenizer_and_one_source_need_no_table_of_their_own(kinds, tmp_path, capsys):
+    path = write_jsonl(tmp_path / "a.jsonl", ["文"])
+    words = ["--compare", kinds["ours"], "--files", str(path), "--output", str(tmp_path / "p.html")]
+    assert run_bpe.run(words) == 0
+    assert re.findall("^(source|its)", capsys.readouterr().out, flags=re.MULTILINE) == []
+    assert (tmp_path / "p.html").read_text(encoding="utf-8").count("<table>") == 1
+
+
 def test_the_table(kinds, files, capsys):
     folders = [kinds["ours"], kinds["byt5"], str(ROOT / "tokenizer" / "village_4k")]
     assert run_bpe.run(["--compare", *folders, "--files", str(files)]) == 0

@@ -60,14 +60,17 @@ def page(facts: Mapping[str, Any], passages: Sequence[Passage]) -> str:
     script or style runs but the two here.
     """
     names = [one["folder"] for one in facts["tokenizers"]]
+    sources = bpe_table.by_source(facts)
     return _PAGE.format(
         ours=_OURS,
         policy=f"default-src 'none'; style-src {_digest(_STYLE)}; script-src {_digest(_SCRIPT)}",
         style=_STYLE,
         script=_SCRIPT,
         overall=_table(bpe_table.overall(facts), 1),
-        sources=_table(bpe_table.by_source(facts), 2),
-        overlap=_table(bpe_table.overlap(facts), 1),
+        sources=f"<details><summary>By source</summary>{_table(sources, 2)}</details>"
+        if sources
+        else "",
+        overlap=_table(shares, 1) if (shares := bpe_table.overlap(facts)) else "",
         notes="".join(f"<li>{escape(line)}" for line in _notes(facts)),
         passages="".join(_passage(passage, names) for passage in passages),
     )
@@ -217,7 +220,7 @@ _PAGE = """{ours}<html lang="en"><meta charset="utf-8">
 <title>Tokenizers compared</title>
 <style>{style}</style>
 <h1>Tokenizers compared</h1>
-{overall}{overlap}<details><summary>By source</summary>{sources}</details><ul>{notes}</ul>
+{overall}{overlap}{sources}<ul>{notes}</ul>
 <p>Each colour is a token; hover over it or tap it for its id and bytes. Dashed: part of a
 character, shown as bytes. Red: unknown. Struck out: no token has it.</p>
 {passages}<div id=tip hidden></div>

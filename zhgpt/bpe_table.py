@@ -39,14 +39,14 @@ def text(facts: Facts) -> str:
         f"{amount['documents']:,} documents, {amount['bytes']:,} bytes,"
         f" {amount['characters']:,} characters, {amount['han_characters']:,} of them Han",
         aligned(overall(facts)),
-        aligned(by_source(facts), left=2) if len(amount["sources"]) > 1 else "",
+        aligned(sources, left=2) if (sources := by_source(facts)) else "",
         f"and {left:,} more source(s); all are in --json" if left > 0 else "",
-        aligned(overlap(facts)) if len(facts["tokenizers"]) > 1 else "",
+        aligned(shares) if (shares := overlap(facts)) else "",
         "The longest entries:\n" + "\n".join(longest(facts)),
         "\n".join(changes(facts)),
         "\n".join(f"{name}: {meaning}" for name, meaning in MEANING.items()),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def overall(facts: Facts) -> Rows:
@@ -68,8 +68,12 @@ def overall(facts: Facts) -> Rows:
 
 
 def by_source(facts: Facts) -> Rows:
-    """A row for each source and tokenizer, of the sources with the most text; named once each."""
+    """A row for each source and tokenizer, of the sources with the most text; none for a single
+    source, which would be the whole once more.
+    """
     sources = facts["text"]["sources"]
+    if len(sources) == 1:
+        return []
     largest = sorted(sources, key=lambda name: (-sources[name]["bytes"], name))[:SOURCES_SHOWN]
     rows: Rows = [("source", "tokenizer", *_FIGURES)]
     for name in sorted(largest):
@@ -87,7 +91,9 @@ def _figures(figures: Facts) -> tuple[str, ...]:
 
 
 def overlap(facts: Facts) -> Rows:
-    """Which share of the row's entries the column's tokenizer has too."""
+    """Which share of the row's entries the column's tokenizer has too; none for a single one."""
+    if len(facts["tokenizers"]) == 1:
+        return []
     names = [printable(one["folder"]) for one in facts["tokenizers"]]
     rows: Rows = [("its entries are also in", *names)]
     for number, (name, shared) in enumerate(zip(names, facts["overlap"], strict=True)):
