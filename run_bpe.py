@@ -3,7 +3,6 @@
 or compares some on the same text: python run_bpe.py --compare DIR DIR --files FILE
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ FLAGS = {
 def run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if "--compare" in argv:
-        return compare(argv)
+        from zhgpt import bpe_compare  # here, because AutoTokenizer takes seconds to import
+
+        return bpe_compare.run(argv)
 
     began = time.perf_counter()
     asked = command.read(argv, recipe.BpeRecipe, flags=FLAGS, description=__doc__)
@@ -37,17 +38,6 @@ def run(argv: Sequence[str] | None) -> int:
     facts = bpe.facts(reading, tokenizer, asked, began)
     bpe.save(tokenizer, folder, facts, asked.flags["overwrite"])
     say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
-    return FINISHED
-
-
-def compare(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="run_bpe.py")
-    parser.add_argument("--compare", nargs="+", metavar="DIR", required=True)
-    parser.add_argument("--files", nargs="+", metavar="FILE", required=True)
-    parser.add_argument("--text_column", default="text")
-    options = parser.parse_args(argv)
-    section = recipe.TextSection(train_files=options.files, text_column=options.text_column)
-    say(bpe.compare(options.compare, section))
     return FINISHED
 
 

@@ -141,16 +141,3 @@ def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatc
     ]
     assert run_bpe.run([*arguments, "--overwrite", "--vocab_size", "300"]) == 0
     assert load(tmp_path / "t").get_vocab_size() == 300
-
-
-def test_compare(tiny_files, capsys):
-    folders = [str(tiny_files["tokenizer"]), str(ROOT / "tokenizer" / "village_4k")]
-    files = ["--files", str(tiny_files["validation"]), str(tiny_files["train"])]
-    assert run_bpe.run(["--compare", *folders, *files]) == 0
-    table, _, longest = capsys.readouterr().out.partition("\n\n")
-    rows = table.splitlines()[1:]
-    assert [row.split()[:2] for row in rows] == [
-        [name, folder] for name in (*sorted(files[1:]), "all") for folder in folders
-    ]
-    assert all(row.rstrip().endswith("yes") for row in rows)
-    assert [line.split(":")[0] for line in longest.splitlines()[1:]] == folders

@@ -1,4 +1,4 @@
-"""Byte-level BPE: train, save, check and compare tokenizers."""
+"""Byte-level BPE: train, save and check tokenizers."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class Reading:
                 yield text
             self.say(f"read {number}/{len(self.files)} files, {self.bytes / 1e6:.1f} MB")
         if not self.documents:
-            raise InputError(f"train_files: no text in them{_dropped(self.tally)}.")
+            raise InputError(f"train_files: no text in them{dropped(self.tally)}.")
         for line in self.tally.lines():
             self.say(line)
 
@@ -67,7 +66,8 @@ class Reading:
         }
 
 
-def _dropped(tally: Tally) -> str:
+def dropped(tally: Tally) -> str:
+    """Why documents were dropped, in brackets; "" where none was."""
     drops = ", ".join(f"{n:,} {reason}" for reason, n in tally.dropped_documents.items())
     return f" (dropped: {drops})" if drops else ""
 
@@ -328,7 +328,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     """The UTF-8 bytes of entry i; b"" for a special token. InputError if it is not byte-level."""
-    byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
     special = tokenizer.get_added_tokens_decoder()
     table = [b""] * tokenizer.get_vocab_size()
     for entry, number in tokenizer.get_vocab().items():
@@ -344,7 +344,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     return table
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that stands for each byte in a byte-level vocabulary (GPT-2's encoder.py).
 
     Printable Latin-1 stands for itself; the 68 others take the code points from 256 on.
@@ -418,79 +418,3 @@ def check_prompts(tokenizer: Tokenizer, prompts: Sequence[str], block_size: int)
                 f"samples.prompts: {prompt[:20]!r}... has {length:,} tokens, and the model has"
                 f" {block_size:,} positions (corpus.block_size). Shorten it."
             )
-
-
-@dataclass
-class _Count:
-    """What a tokenizer made of some text."""
-
-    tokens: int = 0
-    bytes: int = 0
-    characters: int = 0
-    used: set[int] = field(default_factory=set)
-    whole: bool = True
-
-    def add(self, text: str, ids: Sequence[int], whole: bool) -> None:
-        self.tokens += len(ids)
-        self.bytes += len(text.encode("utf-8"))
-        self.characters += len(text)
-        self.used.update(ids)
-        self.whole = self.whole and whole
-
-    def row(self, entries: int) -> tuple[str, ...]:
-        return (
-            f"{entries:,}",
-            f"{self.bytes / self.tokens:.3f}" if self.tokens else "no text",
-            f"{self.characters / self.tokens:.3f}" if self.tokens else "no text",
-            f"{self.tokens:,}",
-            f"{1 - len(self.used) / entries:.1%}",
-            "yes" if self.whole else "NO",
-        )
-
-
-def compare(folders: Sequence[str], section: TextSection) -> str:
-    """A table of tokenizers on the same text, per file and over all of them, and what is longest
-    in each. More bytes per token is better packing; `unused` are entries that never came up.
-    """
-    tokenizers = {folder: _as_text(folder) for folder in folders}
-    files, tally = find_files(section.train_files, "files"), Tally()
-    counts = {(name, folder): _Count() for name in (*files, "all") for folder in folders}
-    for path in files:
-        for text in documents(path, section, tally):
-            for folder, tokenizer in tokenizers.items():
-                ids = tokenizer.encode(text, add_special_tokens=False).ids
-                whole = tokenizer.decode(ids, skip_special_tokens=False) == text
-                for name in (path, "all"):
-                    counts[name, folder].add(text, ids, whole)
-    if not any(count.tokens for count in counts.values()):
-        raise InputError(f"files: no text in them{_dropped(tally)}.")
-    rows = [
-        (str(name), folder, *count.row(tokenizers[folder].get_vocab_size()))
-        for (name, folder), count in counts.items()
-        if name != "all" or len(files) > 1
-    ]
-    lines = [_table(rows), *tally.lines(), "", "The longest entries:"]
-    for folder, tokenizer in tokenizers.items():
-        lines.append(f"{folder}: {'  '.join(longest_entries(tokenizer, 8))}")
-    return "\n".join(lines)
-
-
-def _as_text(folder: str) -> Tokenizer:
-    """A folder's tokenizer, to which the name of a special token in a text is text."""
-    require_folder(folder)
-    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    heads = ("text", "tokenizer", "entries", "bytes/token", "chars/token", "tokens", "unused")
-    rows = [(*heads, "round trip"), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def line(row: tuple[str, ...]) -> str:
-        names = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-        figures = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        return "  ".join([*names, *figures])
-
-    return "\n".join(line(row) for row in rows)
