@@ -57,6 +57,7 @@ DERIVED = {
 }
 
 REMOVED = {
+    "pattern": "it is called pre_tokenizer, and takes a name or a regular expression",
     "evaluation_strategy": "it is called eval_strategy",
     "warmup_ratio": "write the ratio as warmup_steps: a value below 1 is a share of the run",
     "overwrite_output_dir": "a run never writes over another; choose --output_dir",

@@ -116,10 +116,12 @@ class ClmRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class BpeSection:
-    """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
+    """`pre_tokenizer`, a name or a regular expression, cuts the text before merging
+    (zhgpt/pre_tokenizer.py); `max_token_length` is in bytes.
+    """
 
     vocab_size: int
-    pattern: str
+    pre_tokenizer: str
     min_frequency: int = 2
     max_token_length: int | None = None
 
