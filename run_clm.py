@@ -6,6 +6,11 @@ The same command again continues an interrupted run and leaves a finished one al
 import sys
 from pathlib import Path
 
+from zhgpt import leaving
+
+if __name__ == "__main__":
+    leaving.listen()  # before the libraries, whose import takes seconds
+
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -23,15 +28,18 @@ from zhgpt import (
     collator,
     command,
     corpus,
+    lock,
     machine,
     metrics,
     plan,
     recipe,
     report,
     session,
+    stopping,
     tracking,
+    watch,
 )
-from zhgpt.errors import FINISHED, INTERRUPTED, exit_code
+from zhgpt.errors import FINISHED, exit_code
 from zhgpt.order import stream
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
@@ -41,12 +49,17 @@ FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless 
 
 def run(argv: list[str] | None) -> int:
     machine.quiet_libraries()
-    main_process = machine.rank() == 0
-    say = report.speaker(main_process)
+    say = report.speaker(machine.rank() == 0)
     # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
+    with watch.Watch(pins.preemption, say) as watcher, lock.alone(output_dir, machine.rank(), say):
+        return train(asked, output_dir, watcher, say)
+
+
+def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: report.Say) -> int:
+    pins, main_process = asked.recipe, machine.rank() == 0
     history = session.claim(output_dir, session.new(asked))
     if session.is_repeated(history, asked):
         say(report.summary(history, output_dir))
@@ -77,17 +90,11 @@ def run(argv: list[str] | None) -> int:
         return FINISHED
 
     with recipe.judged("training_arguments"):
-        derived = {
+        derived = machine.fixed_arguments(pins.training_arguments) | {
             "output_dir": str(output_dir),
             "run_name": asked.run_name,
             "max_steps": steps.max_steps,
             "gradient_accumulation_steps": batches.accumulation,
-            "train_sampling_strategy": "sequential",  # the stream is in its order already
-            "logging_nan_inf_filter": False,  # it writes a NaN loss as the mean of earlier ones
-            "dataloader_pin_memory": machine.has_gpu(),
-            "ddp_find_unused_parameters": False,  # the search walks the graph at each step
-            "disable_tqdm": True,
-            "use_cpu": machine.use_cpu(pins.training_arguments),
         }
         args = TrainingArguments(**recipe.thawed(pins.training_arguments) | derived)
     machine.require_all_processes(args.world_size)
@@ -97,7 +104,8 @@ def run(argv: list[str] | None) -> int:
     # Unset for GPT-2, and Trainer then divides by one token per block too many.
     model.loss_type = "ForCausalLM"
 
-    stop = callbacks.StopOnSignal(say)
+    segment = session.Session(output_dir, history, main_process)
+    stop = stopping.LeaveInTime(pins.preemption, segment, watcher)
     with recipe.judged("training_arguments"):
         trainer = Trainer(
             model=model,
@@ -120,29 +128,21 @@ def run(argv: list[str] | None) -> int:
 
     with args.main_process_first():
         resume = checkpoint.newest(output_dir, say)
-    segment = session.Session(output_dir, history, main_process)
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
-    segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
-    say(report.banner(history, output_dir, checkpoint.step(resume)))
-    tracking.start(segment, args.report_to, say)
-    trained = trainer.train(resume_from_checkpoint=resume and str(resume))
-    if stop.stopped and trainer.state.global_step < steps.max_steps:
-        segment.end("interrupted", stop.reason, trainer.state.global_step)
-        say(f"stopped at step {trainer.state.global_step}, saved; the same command continues")
-        machine.end(trainer)
-        return INTERRUPTED
+    step = checkpoint.step(resume)
+    with segment.open(step, machine.describe(), **facts), machine.together(trainer):
+        say(report.banner(history, output_dir, step))
+        tracking.start(segment, args.report_to, say)
+        trained = trainer.train(resume_from_checkpoint=resume and str(resume))
+        stop.require_stayed()
 
-    evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", trained.metrics)
-    trainer.save_metrics("eval", evaluation)
-    history["metrics"] = trained.metrics | evaluation
-    if main_process:
-        report.write_model_card(history, output_dir)
-    segment.end("finished", "finished", steps.max_steps)
-    say(report.summary(history, output_dir))
-    machine.end(trainer)
+        evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
+        callbacks.save_results(trainer, trained.metrics, evaluation)
+        history["metrics"] = trained.metrics | evaluation
+        if main_process:
+            report.write_model_card(history, output_dir)
+        segment.end("finished", "finished")
+        say(report.summary(history, output_dir))
     return FINISHED
 
 
