@@ -32,6 +32,13 @@ LEVELS = {
         "survey_table": {"report"},
         "benchmark_table": set(),
         "meter": set(),
+        "runs": {"session"},
+        "ranking": {"runs"},
+        "contrast": {"ranking", "runs"},
+        "phrases": set(),
+        "compare_table": {"contrast", "phrases", "ranking", "report", "runs", "survey_table"},
+        "compare_page": {"contrast", "phrases", "ranking", "report", "runs"},
+        "compare": {"compare_page", "compare_table", "contrast", "ranking", "runs"},
     },
     1: {
         "files": set(),

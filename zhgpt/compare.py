@@ -21,7 +21,9 @@ def folders(names: Sequence[str]) -> Iterator[Path]:
         if Path(name).exists() or not glob.has_magic(name):
             yield Path(name)
             continue
-        found = [path for path in map(Path, sorted(glob.glob(name))) if (path / "run.json").exists()]
+        found = [
+            path for path in map(Path, sorted(glob.glob(name))) if (path / "run.json").exists()
+        ]
         if not found:
             raise InputError(f"{name}: no run matches.")
         yield from found

@@ -1,4 +1,4 @@
-"""A comparison of runs as one page: data, phrases, script and style in a file that needs no network.
+"""A comparison of runs as one page: data, phrases, script and style in one file, for no network.
 
 What runs wrote (names, samples, reasons) reaches the page as JSON that no text can leave, and the
 script shows it as text. A Content-Security-Policy allows the page's own scripts and nothing else.
@@ -108,7 +108,7 @@ def _json(value: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """For JSON and eyes: control characters as U+FFFD, NaN and infinity as null, rounded figures."""
+    """For JSON and eyes: control characters as U+FFFD, what is not finite as null, rounded."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, float):
@@ -124,7 +124,7 @@ def _run(run: Run, runs: int, notes: list[Note]) -> dict[str, Any]:
     return {
         "name": run.name,
         "purpose": record["recipe"].get("purpose", ""),
-        "finished": run.finished,
+        "status": record["status"],
         "step": run.step,
         "steps": plan["max_steps"],
         "tokens_per_step": record["recipe"]["tokens_per_step"],

@@ -1,4 +1,4 @@
-"""What differs between runs: recipe, corpus, tokenizer, plan, machine; who has which value, and why."""
+"""What differs between runs: recipe, corpus, tokenizer, plan, machine; who has what, and why."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,21 +63,25 @@ def _rows(section: str, sides: Sequence[Mapping[str, Any]], runs: Sequence[Run])
     keys = dict.fromkeys(key for side in flat for key in side)
     rows = []
     for key in keys:
-        shown = [_shown(side[key]) if key in side else UNSET for side in flat]
-        if len(set(shown)) > 1:
-            values = [_value(v, shown, key, runs, section) for v in dict.fromkeys(shown)]
+        exact = section == "recipe"
+        texts = [_text(side[key], exact) if key in side else UNSET for side in flat]
+        groups = {text: [n for n, other in enumerate(texts) if other == text] for text in texts}
+        if len(groups) > 1:
+            values = [_value(text, key, holders, runs, section) for text, holders in groups.items()]
             rows.append({"key": key, "values": values})
     return rows
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any, exact: bool) -> str:
+    """What was computed is shown, and compared, in six digits; what was written as it stands."""
+    if isinstance(value, float) and not exact:
+        return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _value(value: str, shown: Sequence[str], key: str, runs: Sequence[Run], section: str) -> Row:
-    holders = [number for number, text in enumerate(shown) if text == value]
+def _value(text: str, key: str, holders: list[int], runs: Sequence[Run], section: str) -> Row:
     reasons = [_why(runs[number].record, key) for number in holders if section == "recipe"]
-    return {"value": value, "runs": holders, "why": list(dict.fromkeys(filter(None, reasons)))}
+    return {"value": text, "runs": holders, "why": list(dict.fromkeys(filter(None, reasons)))}
 
 
 def _why(record: Mapping[str, Any], key: str) -> str | None:

@@ -37,14 +37,12 @@ class Candidate:
 class Ranking:
     """Candidates on one validation text, best first.
 
-    `spread` is the widest range of any that has three seeds, `spread_of` that candidate's runs;
-    `by_loss` whether loss and perplexity rank them too: only with one tokenizer.
+    `spread` is the widest range of any that has three seeds, `spread_of` that candidate's runs.
     """
 
     candidates: tuple[Candidate, ...]
     spread: float | None
     spread_of: tuple[int, ...]
-    by_loss: bool
 
 
 def rankings(runs: Sequence[Run]) -> list[Ranking]:
@@ -89,7 +87,6 @@ def _ranking(runs: Sequence[Run], numbers: Sequence[int]) -> Ranking:
         candidates=(candidates[0], *(_judged(c, candidates[0], spread) for c in candidates[1:])),
         spread=spread,
         spread_of=widest.runs if widest else (),
-        by_loss=one_tokenizer([runs[number] for number in numbers]),
     )
 
 

@@ -37,7 +37,10 @@ _NEEDED = {
 
 @dataclass(frozen=True)
 class Run:
-    """`entries` are the log lines up to `step`, only their numbers, each with its step and hours.
+    """`name` is the folder's, with the way to it where two are called the same.
+
+    `entries` are the log lines up to `step`, only their numbers, each with its step and hours;
+    `samples` have step, prompt and text.
 
     `hours` are those inside steps and evaluations; saves, samples, starts and repeated steps are in
     no log line. None where no line has a rate.
@@ -80,7 +83,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
     """InputError for a folder that is no run's, has not begun, or has no evaluation yet."""
     found = {folder.resolve(): folder for folder in folders}  # a folder that is named twice is one
     records = {folder: _record(folder) for folder in found.values()}
-    names = [record["name"] for record in records.values()]
+    names = [folder.resolve().name for folder in records]
     return [
         _read(folder, record, name if names.count(name) == 1 else folder.as_posix())
         for (folder, record), name in zip(records.items(), names, strict=True)
@@ -95,7 +98,10 @@ def _record(folder: Path) -> dict[str, Any]:
             f"{folder} is a tokenizer, and here runs are compared.\n"
             "Compare tokenizers with python run_bpe.py --compare."
         )
-    record = session.read(folder)
+    try:
+        record = session.read(folder)
+    except OSError as error:
+        raise InputError(f"{folder}/run.json: cannot be read ({error.strerror}).") from None
     if isinstance(record, dict) and not record.get("plan"):
         raise InputError(f"{folder}: the run has not begun to train; there is nothing to compare.")
     for path, kind in _NEEDED.items():
@@ -104,7 +110,12 @@ def _record(folder: Path) -> dict[str, Any]:
     for number, segment in enumerate(record["segments"]):
         if not isinstance(_at(segment, "from_step"), int):
             raise InputError(f"{folder}/run.json: damaged, segments.{number} has no from_step.")
-    return {"metrics": {}, "versions": {}, "source": {}} | record
+    metrics = _numbers(record.get("metrics") or {})
+    return {"versions": {}, "source": {}} | record | {"metrics": metrics}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if type(value) in (int, float)}
 
 
 def _at(value: Any, path: str) -> Any:
@@ -127,6 +138,8 @@ def _read(folder: Path, record: dict[str, Any], name: str) -> Run:
         notes=notes,
     )
     notes += _not_finite(entries, name)
+    if run.entries and run.hours is None:
+        notes.append({"key": "no_hours", "run": name})
     if not run.evaluation:
         raise InputError(
             f"{folder}: {name} has no evaluation yet, or none that was saved with a checkpoint"
@@ -148,7 +161,9 @@ def _state(folder: Path, finished: bool, name: str, notes: list[Note]) -> tuple[
             if type(state["global_step"]) is int and isinstance(state["log_history"], list):
                 return state, path
             why = "no global_step or log_history"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            why = error.strerror
+        except (ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
         notes.append(_damaged(name, path.relative_to(folder), why))
     return {"global_step": 0, "log_history": []}, folder
@@ -161,7 +176,7 @@ def _damaged(name: str, place: Any, why: str) -> Note:
 def _entries(history: list, path: Path, name: str, notes: list[Note]) -> Iterator[dict[str, Any]]:
     for number, entry in enumerate(history):
         if isinstance(entry, dict) and type(entry.get("step")) is int:
-            yield {k: v for k, v in entry.items() if type(v) in (int, float)}
+            yield _numbers(entry)
         else:
             place = f"{path.name}, log_history[{number}]"
             notes.append(_damaged(name, place, "not a log line with a step"))

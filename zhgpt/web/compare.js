@@ -27,7 +27,7 @@ function el(tag, attributes, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== null) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -48,7 +48,7 @@ function figure(number) {
 }
 
 const FORMS = {
-  tokens: count, parameters: count, tokens_per_second: count,
+  tokens: count, parameters: count, tokens_per_second: count, starts: String,
   flops: (n) => (n === null ? NOTHING : n.toExponential(2)),
   hours: (n) => (n === null ? NOTHING : `${+n.toPrecision(3)}`),
   eval_accuracy: (n) => (n === null ? NOTHING : `${(100 * n).toFixed(1)} %`),
@@ -61,7 +61,10 @@ function runName(i) {
   return el("span", { class: "run" }, dot, runs[i].name);
 }
 
-const progress = (run) => run.finished ? say("finished") : say("at_step", { step: run.step, steps: run.steps });
+function progress(run) {
+  const key = `status_${run.status}`, status = key in words.en ? say(key) : run.status;
+  return run.status === "finished" ? status : say("at_step", { status, step: run.step, steps: run.steps });
+}
 
 // ---- results ----
 
@@ -156,7 +159,8 @@ function share(from, min, max) {
 
 const seeAll = () => charts.forEach((chart) => chart.setScale("x", { min: extent[0], max: extent[1] }));
 
-// A continued run: its line stands where the start took up the work.
+// A continued run: its line stands where the start took up the work. Only the flag on it, which tells
+// why, takes the mouse: the library's cursor needs the rest.
 function marks(chart) {
   chart.over.querySelectorAll(".mark").forEach((mark) => mark.remove());
   const { min, max } = chart.scales.x;
@@ -165,7 +169,7 @@ function marks(chart) {
     if (x === null || x < min || x > max || !chart.series[i + 1].show) return;
     const reason = run.segments[k - 1].reason ?? say("unknown_value");
     const text = say("mark", { run: run.name, step: segment.from_step, reason });
-    const mark = el("div", { class: "mark", title: text, "aria-label": text });
+    const mark = el("div", { class: "mark" }, el("div", { class: "flag", title: text, "aria-label": text }));
     mark.style.left = `${chart.valToPos(x, "x")}px`;
     mark.style.color = colour(i);
     chart.over.append(mark);
@@ -269,10 +273,12 @@ function curves() {
 
 // ---- starts, differences, samples ----
 
+const moment = (time) => (time ? `${time}`.replace("T", " ").replace("+00:00", " UTC") : NOTHING);
+
 function segments() {
   const row = (run, i) => run.segments.map((s, k) => el("tr", {}, el("td", {}, runName(i)), el("td", {}, `${k + 1}`),
     el("td", {}, `${s.from_step}`), el("td", {}, `${s.to_step ?? NOTHING}`), el("td", {}, `${s.repeated_steps ?? NOTHING}`),
-    el("td", {}, `${s.started ?? NOTHING}`), el("td", {}, `${s.ended ?? NOTHING}`), el("td", {}, `${s.reason ?? say("running")}`)));
+    el("td", {}, moment(s.started)), el("td", {}, moment(s.ended)), el("td", {}, `${s.reason ?? say("running")}`)));
   const heads = ["run", "segment", "from_step", "to_step", "repeated", "began", "ended", "reason"];
   return el("section", { id: "segments" }, el("h2", {}, say("segments")), el("div", { class: "wide" },
     el("table", { class: "texts" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", {}, say(key))))),
