@@ -37,6 +37,13 @@ LEVELS = {
         "bpe_table": {"report", "survey_table"},
         "bpe_page": {"bpe_table"},
         "meter": set(),
+        "runs": {"session"},
+        "ranking": {"runs"},
+        "contrast": {"ranking", "runs"},
+        "phrases": set(),
+        "compare_table": {"contrast", "phrases", "ranking", "report", "runs", "survey_table"},
+        "compare_page": {"contrast", "phrases", "ranking", "report", "runs"},
+        "compare": {"compare_page", "compare_table", "contrast", "ranking", "runs"},
     },
     1: {
         "files": set(),
