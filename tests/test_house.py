@@ -21,6 +21,8 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "rules": {"recipe"},
+        "lint": {"recipe", "rules"},
         "ledger": {"tally"},
         "clock": set(),
         "tally": set(),
