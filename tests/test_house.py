@@ -22,6 +22,8 @@ LEVELS = {
         "command": {"check", "recipe"},
         "plan": set(),
         "writer": set(),
+        "rules": {"recipe"},
+        "lint": {"recipe", "rules"},
         "ledger": {"tally"},
         "clock": set(),
         "tally": set(),

@@ -133,6 +133,7 @@ RANGES: dict[str, Rule] = {
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
+    "corpus.claimed_bytes": _POSITIVE,
     "corpus.text_column": _TEXT,
     "corpus.text_columns": _TEXTS,
     "corpus.encoding": (_is_encoding, "a character encoding that Python knows, such as gb18030"),

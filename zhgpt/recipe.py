@@ -44,10 +44,12 @@ class CorpusSection(TextSection):
     train_files. `contamination` is what happens to training documents that are in validation too:
     equal ones, and with a `contamination_similarity` (Jaccard) below 1 near ones. `seed` is of the
     order in which documents are packed. `document_mask` keeps attention and positions within a
-    document (zhgpt.collator); the blocks are the same with and without it.
+    document (zhgpt.collator); the blocks are the same with and without it. `claimed_bytes` is the
+    training text's size in UTF-8 bytes as its owner has it in mind; --plan compares.
     """
 
     train_files: Texts = ()
+    claimed_bytes: int | None = None
     dataset: Mapping | None = None
     validation_files: Texts = ()
     validation_fraction: float = 0.01
@@ -181,6 +183,7 @@ def _changes_result(path: str) -> bool:
     if section == "training_arguments":
         return not MACHINE_KEYS.fullmatch(key)
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
+    kept_apart += ("corpus.claimed_bytes",)
     # What text the paths lead to is compared by its content; samples are drawn beside training.
     return path not in kept_apart and section not in ("samples", "preemption", "why")
 
