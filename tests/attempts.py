@@ -46,8 +46,9 @@ WITHIN = [
     (transformers.Trainer, "save_state", "last files"),
     (transformers.Trainer, "save_metrics", "last files"),
 ]
+ELSEWHERE = "elsewhere"  # from the first handler of a signal on
 SAVING = "saving"  # from the first file of a checkpoint to its final name, in whatever thread
-PHASES = ("not begun", "other", *dict.fromkeys(phase for *_, phase in WITHIN), SAVING, "left")
+PHASES = ("not begun", ELSEWHERE, *dict.fromkeys(phase for *_, phase in WITHIN), SAVING)
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 PARTIAL = re.compile(r"\.?checkpoint-\d+\.?\w*")
 FINAL = re.compile(r"checkpoint-\d+")
@@ -59,7 +60,7 @@ class Moment:
     that saves make to the disk.
     """
 
-    phase: str = "other"
+    phase: str = ELSEWHERE
     number: int = 1
     seconds: float = 0.0
     change: int | None = None
@@ -119,8 +120,18 @@ class Watch:
         for place, name, phase in WITHIN:
             setattr(place, name, self.within(getattr(place, name), phase))
         os.fsync = self.counted(os.fsync)
+        signal.signal = self.beginning(signal.signal)
         sys.addaudithook(self.hook)
-        self.enter("other")
+
+    def beginning(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def noted(*args):
+            before = function(*args)
+            if not self.board.began(ELSEWHERE):
+                self.enter(ELSEWHERE)
+            return before
+
+        return noted
 
     def enter(self, phase: str) -> None:
         self.board.put("phase", PHASES.index(phase))
@@ -151,7 +162,7 @@ class Watch:
         if event not in CHANGES:
             return
         names = [str(a) for a in arguments[:2] if isinstance(a, str | os.PathLike)]
-        if event == "os.mkdir" and self.is_checkpoint(names[0], PARTIAL):
+        if event == "os.mkdir" and self.is_new(names[0]):
             self.board.put("is_saving", 1)
             self.board.add(SAVING, 1, 0.0)
             self.save_began = time.monotonic()
@@ -159,6 +170,9 @@ class Watch:
         if event == "os.rename" and self.is_checkpoint(names[-1], FINAL):
             self.board.put("is_saving", 0)
             self.board.add(SAVING, 0, time.monotonic() - self.save_began)
+
+    def is_new(self, path: str) -> bool:
+        return self.is_checkpoint(path, PARTIAL) and not os.path.exists(path)
 
     def is_checkpoint(self, path: str, form: re.Pattern) -> bool:
         folder, _, name = os.fspath(path).rpartition("/")
@@ -309,19 +323,32 @@ class Hand:
         self.pid, self.board, self.blow, self.fresh = pid, board, blow, fresh
         self.due: float | None = None
         self.where: str | None = None
+        self.struck = 0.0
 
     def move(self, log: Path) -> None:
-        if self.blow is None or self.where:
+        if self.blow is None:
             return
-        moment = self.blow.moment
-        if moment.change is not None:
-            self.where = SAVING if self.board.changes >= moment.change else None
-        elif self.due is None:
-            if self.fresh or self.board.began(moment.phase) >= moment.number:
-                self.due = time.monotonic() + moment.seconds
-        elif time.monotonic() >= self.due:
+        if self.where:
+            self.repeat()
+        elif self.blow.moment.change is not None:
+            self.where = SAVING if self.board.changes >= self.blow.moment.change else None
+            self.struck = time.monotonic()
+        elif self.is_due():
             self.where = self.seen(log) if self.fresh else self.board.where
+            self.struck = time.monotonic()
             strike(self.pid, self.blow)
+
+    def is_due(self) -> bool:
+        moment = self.blow.moment
+        if self.due is None and (self.fresh or self.board.began(moment.phase) >= moment.number):
+            self.due = time.monotonic() + moment.seconds
+        return self.due is not None and time.monotonic() >= self.due
+
+    def repeat(self) -> None:
+        again = self.blow.again
+        if again is not None and time.monotonic() >= self.struck + again:
+            strike(self.pid, self.blow)
+            self.blow = None
 
     def seen(self, log: Path) -> str:
         """Of a fresh process only what it printed is known."""
@@ -400,7 +427,9 @@ def differences(folder: Path, twin: dict[str, Any]) -> list[str]:
         return ["not finished"]
     here = result(folder)
     keys = [key for key in twin | here if here.get(key) != twin.get(key)]
-    found = [f"{key}: {here.get(key)!s:.200} instead of {twin.get(key)!s:.200}" for key in keys]
+    found = [f"{key}: {here.get(key)!s:.160} instead of {twin.get(key)!s:.160}" for key in keys]
+    if len(found) > 2:
+        found[1:] = [f"and {len(found) - 1} more: {', '.join(keys[1:])}"]
     return found + [f"left behind: {name}" for name in left_behind(folder)]
 
 

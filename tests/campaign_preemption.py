@@ -12,7 +12,6 @@ blows by phase, writes them as JSON; exit code 1 if anything differs.
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -24,15 +23,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="campaign-home-"))
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import conftest  # noqa: F401  first: the libraries read the environment once
 
-from attempts import SAVING, SIGNALS, Blow, Moment, Outcome, Run, differences, result, warm_up
-from attempts import write_recipe
+# isort: split
+import damages
+from attempts import (
+    SAVING,
+    SIGNALS,
+    Blow,
+    Moment,
+    Outcome,
+    Run,
+    differences,
+    result,
+    warm_up,
+    write_recipe,
+)
 
 import run_clm  # noqa: F401  its imports are what a fork saves
+from zhgpt import machine, session
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,9 @@ SETTINGS = {
         training(per_device_train_batch_size=2, **WSD), processes=2
     ),
 }
+
+FRESH = ["cosine, no dropout", "WSD, dropout, two processes"]
+DAMAGED = ["constant, dropout, accumulation 4", "WSD, dropout, two processes"]
 
 
 @dataclass
@@ -115,15 +128,19 @@ class Lives:
         return signals
 
     def strike(self, run: Run, number: signal.Signals) -> Outcome:
-        blow = Blow(number, self.moment(), group=self.draw.random() < 0.5)
+        blow = self.blow(number)
         end = run.attempt(blow, self.fresh)
         self.restarts += 1
         if end.where:
-            facts = {"signal": number.name, "where": end.where, "group": blow.group}
-            moment = {k: v for k, v in vars(blow.moment).items() if v is not None}
-            self.blows.append({"setting": self.name, **facts, "codes": end.codes} | moment)
+            facts = {"signal": number.name, "where": end.where, "codes": end.codes}
+            self.blows.append({"setting": self.name} | facts | vars(blow.moment) | aim(blow))
         self.judge(end, number if end.where else None, f"{run.log.name} {blow}")
         return end
+
+    def blow(self, number: signal.Signals) -> Blow:
+        alone = self.draw.random() < 0.5 and not (self.fresh and self.setting.processes > 1)
+        again = self.draw.random() * 0.1 if self.draw.random() < 0.2 else None
+        return Blow(number, self.moment(), not alone, again if number != signal.SIGKILL else None)
 
     def judge(self, end: Outcome, number: signal.Signals | None, what: str) -> None:
         """A kill is not answered; anything else must be, and never with a traceback."""
@@ -164,40 +181,130 @@ class Lives:
             shutil.rmtree(run.folder)
 
 
-def blows(kills: int, signals: int, share: float, draw: random.Random) -> list[signal.Signals]:
-    """A setting's share, in random order."""
-    several = [SIGNALS[n % len(SIGNALS)] for n in range(round(signals * share))]
-    mixed = [signal.SIGKILL] * round(kills * share) + several
+def aim(blow: Blow) -> dict[str, Any]:
+    return {"group": blow.group, "again": blow.again}
+
+
+def mixture(kills: int, signals: int, draw: random.Random) -> list[signal.Signals]:
+    """That many blows, the five signals equally often, in random order."""
+    mixed = [signal.SIGKILL] * kills + [SIGNALS[n % len(SIGNALS)] for n in range(signals)]
     draw.shuffle(mixed)
     return mixed
+
+
+def shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+@dataclass
+class Campaign:
+    """All that befell runs, and what was not as it has to be."""
+
+    work: Path
+    seed: int
+    blows: list[dict[str, Any]] = field(default_factory=list)
+    damages: list[str] = field(default_factory=list)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def strike(self, names: list[str], kills: int, signals: int, fresh: bool) -> None:
+        """Lives of these settings until there were so many kills and signals."""
+        many = zip(names, shares(kills, len(names)), shares(signals, len(names)), strict=True)
+        for name, some_kills, some_signals in many:
+            title, began = f"{name}{', fresh processes' if fresh else ''}", time.monotonic()
+            draw = random.Random(f"{self.seed} {title}")
+            lives = Lives(title, SETTINGS[name], self.place(), draw, fresh)
+            waiting = mixture(some_kills, some_signals, draw)
+            while waiting:
+                waiting = lives.live(waiting)
+            self.blows += lives.blows
+            counts = {"lives": lives.count, "blows": len(lives.blows), "starts": lives.restarts}
+            self.note(title, counts, lives.faults, began)
+
+    def damage(self, name: str) -> None:
+        """Every damage to a run of this setting."""
+        began, setting = time.monotonic(), SETTINGS[name]
+        patient = damages.patient(self.place(), setting.processes, **setting.changes)
+        every = patient.damages()
+        faults = [x for n, one in enumerate(every) for x in patient.suffer(one, f"damage-{n}")]
+        self.damages += [one.name for one in every]
+        self.note(f"damages, {name}", {"damages": len(every)}, faults, began)
+
+    def fill_disk(self) -> None:
+        """A disk that is full at every file in turn; told if this user cannot mount one."""
+        began, place = time.monotonic(), self.place()
+        place.mkdir()
+        twin = Run(write_recipe(place), place / "twin")
+        twin.attempt()
+        full = damages.FullDisk(twin.recipe, place, twin.cache, result(twin.folder))
+        sizes = full.sizes(twin.folder)
+        try:
+            several = [full.suffer(*of, number) for number, of in enumerate(sizes.items())]
+        except PermissionError:
+            print("disk full: not tried, as this user cannot mount a small disk", flush=True)
+            return
+        self.damages += [f"disk full at {name}" for name in sizes]
+        self.note("full disk", {"sizes": len(sizes)}, sum(several, []), began)
+
+    def place(self) -> Path:
+        return self.work / str(len(self.parts))
+
+    def note(self, title: str, counts: dict[str, int], faults: list[str], began: float) -> None:
+        self.parts[title] = counts | {"faults": len(faults)}
+        self.parts[title]["seconds"] = round(time.monotonic() - began)
+        self.faults += faults
+        print(f"{title}: {self.parts[title]}", *faults, sep="\n  FAULT ", flush=True)
+
+    def record(self) -> dict[str, Any]:
+        phases: dict[str, Counter] = {}
+        for blow in self.blows:
+            phases.setdefault(blow["where"], Counter())[blow["signal"]] += 1
+        return {
+            "seed": self.seed,
+            "source": session.source(),
+            "machine": machine.describe(),
+            "phases": phases,
+            "parts": self.parts,
+            "damages": self.damages,
+            "faults": self.faults,
+            "blows": self.blows,
+        }
+
+
+def table(phases: dict[str, Counter]) -> str:
+    """Kills and signals by what the run was at."""
+    columns = ("SIGKILL", *(number.name for number in SIGNALS))
+    rows = [("", *columns), *((name, *map(n.get, columns)) for name, n in sorted(phases.items()))]
+    rows.append(("together", *(sum(n[c] for n in phases.values()) for c in columns)))
+    return "\n".join(f"{r[0]:>25}" + "".join(f"{c or 0!s:>9}" for c in r[1:]) for r in rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signals", type=int, default=100)
+    parser.add_argument("--fresh", type=int, default=10, help="kills, signals to whole commands")
+    parser.add_argument("--damages", nargs="*", default=DAMAGED, choices=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--work", type=Path, help="is kept; a temporary folder unless given")
-    parser.add_argument("--record", type=Path, help="JSON of all blows")
+    parser.add_argument("--record", type=Path, help="JSON of all that befell the runs")
     args = parser.parse_args()
     warm_up()
-    work = args.work or Path(tempfile.mkdtemp(prefix="campaign-"))
-    taken, faults, restarts, lives = [], [], 0, 0
-    for number, name in enumerate(args.settings):
-        began, draw = time.monotonic(), random.Random(f"{args.seed} {name}")
-        some = Lives(name, SETTINGS[name], work / str(number), draw)
-        waiting = blows(args.kills, args.signals, 1 / len(args.settings), draw)
-        while waiting:
-            waiting = some.live(waiting)
-        print(f"{name}: {some.count} lives, {len(some.blows)} blows, {some.restarts} attempts,"
-              f" {len(some.faults)} faults, {time.monotonic() - began:.0f} s", flush=True)
-        for fault in some.faults:
-            print(f"FAULT {fault}", flush=True)
-        taken, faults = taken + some.blows, faults + some.faults
-        lives, restarts = lives + some.count, restarts + some.restarts
-    print(Counter((b["where"], b["signal"] == "SIGKILL") for b in taken))
-    return int(bool(faults))
+    with tempfile.TemporaryDirectory(prefix="campaign-") as temporary:
+        campaign = Campaign(args.work or Path(temporary), args.seed)
+        campaign.strike(args.settings, args.kills, args.signals, fresh=False)
+        for name in args.damages:
+            campaign.damage(name)
+        if args.damages:
+            campaign.fill_disk()
+        if args.fresh:
+            campaign.strike(FRESH, args.fresh, args.fresh, fresh=True)
+    record = campaign.record()
+    print(table(record["phases"]), f"{len(campaign.faults)} fault(s)", sep="\n")
+    if args.record:
+        args.record.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    return int(bool(campaign.faults))
 
 
 if __name__ == "__main__":
