@@ -167,7 +167,9 @@ class Watch:
             self.board.add(SAVING, 1, 0.0)
             self.save_began = time.monotonic()
         self.change()
-        if event == "os.rename" and self.is_checkpoint(names[-1], FINAL):
+        published = event == "os.rename" and self.is_checkpoint(names[-1], FINAL)
+        abandoned = event == "os.rmdir" and self.is_checkpoint(names[0], PARTIAL)
+        if self.board.is_saving and (published or abandoned):
             self.board.put("is_saving", 0)
             self.board.add(SAVING, 0, time.monotonic() - self.save_began)
 

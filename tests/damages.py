@@ -13,6 +13,8 @@ from typing import Any
 
 from attempts import SAVING, Blow, Moment, Outcome, Run, differences, result, write_recipe
 
+from zhgpt.checkpoint import SEAL
+
 
 def nothing(*folders: Path) -> None:
     pass
@@ -106,7 +108,9 @@ def of_file(name: str, way: str, harm: Harm) -> Damage:
     def harm_file(folder: Path, other: Path) -> None:
         harm(newest(folder) / name, newest(other) / name)
 
-    return Damage(f"{name}: {way}", harm_file, (name, "broken-checkpoint"), aside=True)
+    # The seal of another run is no damage: it says whose the checkpoint is.
+    said = name if harm is not substitute or name != SEAL else "another run"
+    return Damage(f"{name}: {way}", harm_file, (said, "broken-checkpoint"), aside=True)
 
 
 # Harm to a folder.
