@@ -233,22 +233,22 @@ class Run:
     def attempt(self, blow: Blow | None = None, fresh: bool = False) -> Outcome:
         """The same command once more; a moment that does not come strikes nobody."""
         self.attempts += 1
-        board = Board()
+        boards = [Board() for _ in range(self.processes)]
         if fresh:
             pids = [self.fork(self.execute, 0)]
         else:
-            port = str(free_port())
-            ranks = range(self.processes)
-            pids = []
-            for rank in ranks:
+            port, pids = str(free_port()), []
+            for rank, board in enumerate(boards):
                 begin = functools.partial(self.imitate, rank, port, board, blow)
                 pids.append(self.fork(begin, pids[0] if pids else 0))
-        return self.follow(pids, board, blow, fresh)
+        return self.follow(pids, Hand(pids[0], boards, blow, fresh))
 
     def fork(self, begin: Callable[[], None], group: int) -> int:
         """A child in a process group of its own, or in `group`, whose lines go to the log."""
         pid = os.fork()
         if pid:
+            with contextlib.suppress(OSError):  # the child has done it, or has ended
+                os.setpgid(pid, group or pid)
             return pid
         try:
             os.setpgid(0, group)
@@ -285,7 +285,7 @@ class Run:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, usual)
         self.prepare()
-        Watch(board if rank == 0 else Board(), self.folder, blow if rank == 0 else None)
+        Watch(board, self.folder, blow if rank == 0 else None)
         os._exit(self.code())
 
     def code(self) -> int:
@@ -300,29 +300,41 @@ class Run:
         threading._shutdown()  # as at the interpreter's end: waits for threads
         return code
 
-    def follow(self, pids: list[int], board: Board, blow: Blow | None, fresh: bool) -> Outcome:
+    def follow(self, pids: list[int], hand: "Hand") -> Outcome:
         """Waits for the end of all of them, and strikes meanwhile."""
-        hand = Hand(pids[0], board, blow, fresh)
         codes: dict[int, int] = {}
         deadline = time.monotonic() + PATIENCE
         while len(codes) < len(pids):
-            for pid in set(pids) - codes.keys():
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    codes[pid] = os.waitstatus_to_exitcode(status)
+            failed = any(codes.values())
+            codes |= ended(set(pids) - codes.keys())
             hand.move(self.log)
+            if any(codes.values()) and not failed:
+                time.sleep(0.1)
+                send(set(pids) - codes.keys(), signal.SIGTERM)  # as torchrun does
             if time.monotonic() > deadline:
-                os.killpg(pids[0], signal.SIGKILL)
+                send(set(pids) - codes.keys(), signal.SIGKILL)
             time.sleep(0.0005)
         output = self.log.read_text(encoding="utf-8", errors="replace")
-        return Outcome([codes[pid] for pid in pids], output, hand.where, board)
+        return Outcome([codes[pid] for pid in pids], output, hand.where, hand.board)
+
+
+def ended(pids: set[int]) -> dict[int, int]:
+    """Those that have ended, and their codes."""
+    states = (os.waitpid(pid, os.WNOHANG) for pid in pids)
+    return {pid: os.waitstatus_to_exitcode(status) for pid, status in states if pid}
+
+
+def send(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 class Hand:
     """Strikes an attempt from outside when the moment has come, and notes what it was at."""
 
-    def __init__(self, pid: int, board: Board, blow: Blow | None, fresh: bool):
-        self.pid, self.board, self.blow, self.fresh = pid, board, blow, fresh
+    def __init__(self, pid: int, boards: list[Board], blow: Blow | None, fresh: bool):
+        self.pid, self.blow, self.fresh = pid, blow, fresh
+        self.board, *self.others = boards
         self.due: float | None = None
         self.where: str | None = None
         self.struck = 0.0
@@ -342,7 +354,10 @@ class Hand:
 
     def is_due(self) -> bool:
         moment = self.blow.moment
-        if self.due is None and (self.fresh or self.board.began(moment.phase) >= moment.number):
+        # One that is no further than the interpreter's start cannot answer a signal.
+        hears = self.blow.signal == signal.SIGKILL or all(b.began(ELSEWHERE) for b in self.others)
+        reached = self.board.began(moment.phase) >= moment.number and hears
+        if self.due is None and (self.fresh or reached):
             self.due = time.monotonic() + moment.seconds
         return self.due is not None and time.monotonic() >= self.due
 

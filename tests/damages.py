@@ -289,7 +289,7 @@ def judge(damage: Damage, end: Outcome) -> Iterator[str]:
 @contextmanager
 def disk(place: Path, size: int) -> Iterator[None]:
     """A disk of `size` bytes at `place`; PermissionError without the right to mount one."""
-    place.mkdir(parents=True, exist_ok=True)
+    place.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tmpfs", bytes(place), b"tmpfs", 0, f"size={size}".encode()):
         raise OSError(ctypes.get_errno(), "mount")
@@ -334,9 +334,8 @@ class FullDisk:
 
     def suffer(self, name: str, size: int, number: int) -> list[str]:
         """Out of room at the file `name`, then with room."""
-        place = self.work / f"disk-{number}"
-        with disk(place, size):
-            run = Run(self.recipe, place / "run", prepare=believe_in_room)
+        run = Run(self.recipe, self.work / f"disk-{number}", prepare=believe_in_room)
+        with disk(run.folder, size):
             faults = list(self.starts(run))
         return [f"disk full at {name}: {fault}" for fault in faults]
 
@@ -346,6 +345,6 @@ class FullDisk:
             yield f"code {end.code}: {end.output[-500:]}"
         if end.code == 0:
             return
-        resize(run.folder.parent, 2**30)
+        resize(run.folder, 2**30)
         run.attempt()
         yield from differences(run.folder, self.twin)
