@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib"}  # for a picture in docs/, not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "evaluate", "wandb"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
 
 # Module: what of the package it may import; everything below its own level is understood.
 LEVELS = {
@@ -21,10 +21,10 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "writer": set(),
         "ledger": {"tally"},
         "clock": set(),
         "tally": set(),
-        "checkpoint": set(),
         "session": {"recipe", "command"},
         "report": set(),
         "record": {"session", "report"},
@@ -53,6 +53,7 @@ LEVELS = {
         | set("parts sources text".split()),
         "corpus": {"parts", "preparation", "sources", "survey", "text"},
         "order": set(),
+        "checkpoint": set(),
         "baseline": {"text", "files"},
         "curve": set(),
         "survey": {"text", "files", "bpe", "cleaning", "encoder", "frequent"},
@@ -61,6 +62,10 @@ LEVELS = {
         "machine": set(),
         "collator": set(),
         "metrics": set(),
+        "memory": set(),
+        "keeping": {"memory"},
+        "schedule": set(),
+        "initial": set(),
         "callbacks": {"tracking"},
         "tracking": set(),
         "contenders": set(),

@@ -403,6 +403,12 @@ def require_usable(tokenizer: Any, pins: Any) -> None:
     check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)
 
 
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Of AutoTokenizer's, as a model's configuration names them."""
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {key: getattr(tokenizer, key) for key in keys}
+
+
 def check_prompts(tokenizer: Tokenizer, prompts: Sequence[str], block_size: int) -> None:
     """InputError for a prompt that leaves no position for a continuation."""
     for prompt in prompts:

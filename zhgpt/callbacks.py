@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Trainer, TrainerCallback
@@ -14,8 +15,8 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import tracking
-from zhgpt.recipe import SamplesSection
-from zhgpt.report import count, printable
+from zhgpt.recipe import ClmRecipe, SamplesSection
+from zhgpt.report import count, printable, train_tokens
 
 Say = Callable[[str], None]
 
@@ -27,14 +28,13 @@ def arrange(trainer: Trainer) -> None:
         trainer.add_callback(trainer.pop_callback(reporter))
 
 
-def last_evaluation(trainer: Trainer) -> dict[str, float] | None:
-    """The metrics of an evaluation made at the present step, if there was one."""
-    for entry in reversed(trainer.state.log_history):
-        if entry["step"] != trainer.state.global_step:
-            return None
-        if "eval_loss" in entry:
-            return {key: value for key, value in entry.items() if key != "step"}
-    return None
+def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], output_dir: Path, say: Say) -> list:
+    """What is logged, printed and sampled of a run; Position completes what the others show."""
+    return [
+        Position(recipe.tokens_per_step, train_tokens(ledger)),
+        Console(say),
+        Samples(recipe.samples, output_dir, say),
+    ]
 
 
 class Position(TrainerCallback):
@@ -127,12 +127,13 @@ class Samples(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
-        forget_samples_after(self.path, state.global_step)
+        forget_samples_from(self.path, state.global_step + 1 if state.global_step else 0)
         if state.global_step == 0:
             self._take(args, state, **kwargs)
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
+            forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
             self._take(args, state, **kwargs)
 
     def _take(self, args, state, model, processing_class, **kwargs):
@@ -195,13 +196,13 @@ def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
     return tokenizer.decode(output, skip_special_tokens=True).rstrip("\ufffd")
 
 
-def forget_samples_after(path: Path, step: int) -> None:
-    """Drops the samples of steps that a continued run is about to make again."""
+def forget_samples_from(path: Path, step: int) -> None:
+    """Drops the samples of this step and of later ones, which are about to be made again."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A line without its end was being written when the process was killed.
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step and step > 0]
+    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
     if kept != lines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")

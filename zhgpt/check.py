@@ -35,9 +35,11 @@ DERIVED = {
     "training_arguments.dataloader_in_order": "the order of blocks follows from the seed",
     "training_arguments.dataloader_pin_memory": "it is on where there is a GPU",
     "training_arguments.ddp_find_unused_parameters": "all of GPT-2's parameters are used",
-    "training_arguments.ignore_data_skip": "a continued run would see its text twice",
+    "training_arguments.ignore_data_skip": "a continued run reads on where it stopped",
     "training_arguments.save_only_model": "such a checkpoint cannot be continued from",
     "training_arguments.resume_from_checkpoint": "the same command continues by itself",
+    "training_arguments.restore_callback_states_from_checkpoint": "nothing of a run is forgotten",
+    "training_arguments.hub_strategy": "a model is sent when it is finished",
     "training_arguments.enable_jit_checkpoint": "signals are heeded already",
     "training_arguments.logging_nan_inf_filter": "it is off: on, a NaN loss is logged as a number",
     "training_arguments.disable_tqdm": "progress is printed in lines",
@@ -112,6 +114,7 @@ _NOT_EPOCH: Rule = (
     '"steps" or "no": a run is one stream over all epochs; write the interval in steps, or as a'
     " share of the run below 1",
 )
+_UNSPLIT: Rule = (lambda x: not x, "unset: a checkpoint holds the whole model in one file")
 _TEXT: Rule = (lambda x: x.strip() != "", "a text that is not empty")
 _FILES: Rule = (lambda x: all(map(str.strip, x)), "files, folders or globs, none of them empty")
 _TEXTS: Rule = (lambda x: all(map(str.strip, x)), "texts that are not empty")
@@ -175,6 +178,8 @@ RANGES: dict[str, Rule] = {
     "training_arguments.save_strategy": _NOT_EPOCH,
     "training_arguments.logging_strategy": _NOT_EPOCH,
     "training_arguments.seed": _SEED,
+    "training_arguments.fsdp": _UNSPLIT,
+    "training_arguments.deepspeed": _UNSPLIT,
     "training_arguments.use_liger_kernel": (lambda x: not x, "false: Liger has none for GPT-2"),
     "samples.max_new_tokens": _POSITIVE,
     "samples.temperature": _POSITIVE,

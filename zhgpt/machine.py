@@ -58,6 +58,19 @@ def use_cpu(training_arguments: Mapping[str, Any]) -> bool:
     return training_arguments.get("use_cpu", False) or not torch.accelerator.is_available()
 
 
+def fixed_arguments(training_arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same in every run, and therefore not for a recipe to say."""
+    return {
+        "train_sampling_strategy": "sequential",  # the stream is in its order already,
+        "ignore_data_skip": True,  # and begins where a run goes on
+        "logging_nan_inf_filter": False,  # it writes a NaN loss as the mean of earlier ones
+        "dataloader_pin_memory": has_gpu(),
+        "ddp_find_unused_parameters": False,  # the search walks the graph at each step
+        "disable_tqdm": True,
+        "use_cpu": use_cpu(training_arguments),
+    }
+
+
 def try_parts(trainer: transformers.Trainer) -> None:
     """Builds what the library builds in the first step, so that a wrong value of it is said now."""
     trainer.get_train_dataloader()

@@ -99,7 +99,7 @@ class SamplesSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
-    """A pretraining run."""
+    """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
 
     name: str
     purpose: str
@@ -110,6 +110,7 @@ class ClmRecipe:
     training_arguments: Mapping
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
+    init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
 
@@ -169,7 +170,18 @@ def _changes_result(path: str) -> bool:
 
 def content(recipe: Any) -> dict[str, Any]:
     """Dotted key to value of everything that changes the result."""
-    return {key: value for key, value in sorted(_flat(as_dict(recipe))) if _changes_result(key)}
+    flat = sorted(_flat(as_dict(recipe)))
+    unset = ("init_from", None)
+    return {key: value for key, value in flat if _changes_result(key) and (key, value) != unset}
+
+
+# A run may be made longer, where its learning rate allows it (zhgpt.schedule).
+LENGTH_KEYS = ("training_arguments.max_steps", "training_arguments.num_train_epochs")
+
+
+def without_length(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `content` stays the same for as long as the run goes on."""
+    return {key: value for key, value in content.items() if key not in LENGTH_KEYS}
 
 
 def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -182,6 +194,16 @@ def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def content_hash(recipe: Any) -> str:
     return _hash(content(recipe))[:16]
+
+
+def lasting_hash(recipe: Any) -> str:
+    """Of the content but the run's length."""
+    return _hash(without_length(content(recipe)))[:16]
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One line per key that differs between two recipes as dictionaries."""
+    return differences(dict(_flat(there)), dict(_flat(here)))
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,14 @@ from typing import Any
 
 from zhgpt.command import Command
 from zhgpt.errors import InputError
-from zhgpt.recipe import as_dict, content, content_hash, differences
+from zhgpt.recipe import (
+    as_dict,
+    changes,
+    content,
+    content_hash,
+    differences,
+    without_length,
+)
 
 PACKAGES = (
     "torch",
@@ -85,7 +92,8 @@ def write(folder: Path, record: Mapping[str, Any]) -> None:
 def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     """The folder's own record if it is this run's, `fresh` if it is free; nothing is written.
 
-    InputError names what differs where the folder belongs to another run.
+    InputError names what differs where the folder belongs to another run. How long the run is
+    may differ here; zhgpt.schedule judges that.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another place with --output_dir.")
@@ -98,7 +106,7 @@ def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
             "Nothing in it was touched. Choose another place with --output_dir."
         )
     there = read(folder)
-    require_same(folder, there["content"], fresh["content"])
+    require_same(folder, without_length(there["content"]), without_length(fresh["content"]))
     return there
 
 
@@ -109,8 +117,20 @@ def require_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]
         raise InputError(
             f"{folder} belongs to another run:\n  "
             + "\n  ".join(lines)
-            + "\nNothing in it was touched. Choose another place with --output_dir."
+            + "\nNothing in it was touched. Choose another place with --output_dir;"
+            f" with --init_from {folder} too, the new run begins with the weights of this one."
         )
+
+
+def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that goes on, with what is asked for now, and with what that changes."""
+    changed = changes(record["recipe"], fresh["recipe"])
+    if changed:
+        segment = len(record["segments"]) + 1
+        record.setdefault("changes", []).append({"segment": segment, "changed": changed})
+    asked = ("recipe", "recipe_file", "recipe_hash", "content", "overrides")
+    record.update({key: fresh[key] for key in asked})
+    return record
 
 
 def _require_writable(folder: Path) -> None:
@@ -122,9 +142,16 @@ def _require_writable(folder: Path) -> None:
 def is_repeated(record: Mapping[str, Any], command: Command) -> bool:
     """Whether a finished run is asked for in the very words that made it; no file is read."""
     same = as_dict(command.recipe)
-    return record["status"] == "finished" and all(
-        record["recipe"][section] == same[section] for section in ("corpus", "tokenizer")
+    return (
+        record["status"] == "finished"
+        and record["content"] == content(command.recipe)
+        and all(record["recipe"][section] == same[section] for section in ("corpus", "tokenizer"))
     )
+
+
+def is_finished(record: Mapping[str, Any], steps: int) -> bool:
+    """Whether the run has ended and is not asked to be of more or fewer steps."""
+    return record["status"] == "finished" and record["plan"]["max_steps"] == steps
 
 
 class Session:
