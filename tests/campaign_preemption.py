@@ -299,7 +299,8 @@ def main() -> int:
         if args.damages:
             campaign.fill_disk()
         if args.fresh:
-            campaign.strike(FRESH, args.fresh, args.fresh, fresh=True)
+            kills, signals = min(args.fresh, args.kills), min(args.fresh, args.signals)
+            campaign.strike(FRESH, kills, signals, fresh=True)
     record = campaign.record()
     print(table(record["phases"]), f"{len(campaign.faults)} fault(s)", sep="\n")
     if args.record:

@@ -1,6 +1,7 @@
 """What can befall a run's folder between a kill and the next start, and what has to come of it."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import xxhash
 from attempts import SAVING, Blow, Moment, Outcome, Run, differences, result, write_recipe
 
 from zhgpt.checkpoint import SEAL
@@ -189,6 +192,43 @@ class Code:
         return print, (WAS_EXECUTED,)
 
 
+def reseal(folder: Path, **changes: Any) -> None:
+    """A valid seal for what lies in a checkpoint now, as somebody would make it on purpose."""
+    seal = json.loads((folder / SEAL).read_text()) | changes
+    del seal["xxh3_128"]
+    for name in seal["files"]:
+        content = (folder / name).read_bytes()
+        digest = xxhash.xxh3_128_hexdigest(content)
+        seal["files"][name] = {"bytes": len(content), "xxh3_128": digest}
+    own = xxhash.xxh3_128_hexdigest(json.dumps(seal, sort_keys=True).encode())
+    (folder / SEAL).write_text(json.dumps(seal | {"xxh3_128": own}))
+
+
+def with_code(name: str, is_sealed: bool) -> Damage:
+    """A pickle with code in the place of a file: damage, unless somebody sealed it as well."""
+
+    def harm(folder: Path, other: Path) -> None:
+        torch.save(Code(), newest(folder) / name)
+        if is_sealed:
+            reseal(newest(folder))
+
+    if not is_sealed:
+        return Damage(f"{name}: code", harm, (name, "broken-checkpoint"), aside=True)
+    return Damage(f"{name}: code, sealed", harm, (name, "was not executed"), code=2, mend=move_away)
+
+
+def move_away(folder: Path, template: Path) -> None:
+    shutil.rmtree(newest(folder))
+
+
+def of_other_versions(folder: Path, other: Path) -> None:
+    reseal(newest(folder), versions={"torch": "2.0.0", "transformers": "4.0.0"})
+
+
+def of_other_format(folder: Path, other: Path) -> None:
+    reseal(newest(folder), format=99)
+
+
 RECORD = [
     Damage(f"run.json: {way}", record(WAYS[way]), ("run.json",), code=2, mend=restore_record)
     for way in ("truncated", "emptied", "half zeroed", "removed")
@@ -213,6 +253,10 @@ FOLDERS = [
         mend=writable,
     ),
     Damage("another run's run.json", record(substitute), ("seed",), code=2, mend=restore_record),
+    Damage("written by other versions", of_other_versions, ("torch 2.0.0",)),
+    Damage("another format of the seal", of_other_format, ("format 99",), aside=True),
+    with_code("optimizer.pt", is_sealed=False),
+    *(with_code(name, is_sealed=True) for name in ("optimizer.pt", "scheduler.pt")),
     *RECORD,
 ]
 
