@@ -5,12 +5,15 @@ tests/campaign_preemption.py does the same at random moments, on more settings, 
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import attempts
 import damages
 import pytest
 from attempts import SAVING, Blow, Moment, Run
+from conftest import ROOT
 from damages import Damage
 
 import run_clm  # noqa: F401  what the attempts are forked with
@@ -113,3 +116,12 @@ def test_what_is_wrong_is_found(patient):
     (folder / "unfinished.tmp").touch()
     assert state["global_step"] == 12
     assert "left behind: unfinished.tmp" in attempts.differences(folder, patient.twin)
+
+
+@pytest.mark.slow
+def test_the_campaign_in_small(tmp_path):
+    script, record = ROOT / "tests" / "campaign_preemption.py", tmp_path / "record.json"
+    some = ["--kills", "5", "--signals", "5", "--fresh", "0", "--damages", "--record", str(record)]
+    end = subprocess.run([sys.executable, script, *some], capture_output=True, text=True)
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert len(json.loads(record.read_text())["blows"]) == 10
