@@ -98,6 +98,20 @@ class SamplesSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreemptionSection:
+    """When a run saves, and when it saves and leaves by itself (zhgpt.watch); no result changes.
+
+    `stop_file`: as soon as it exists; `stop_command`: once it succeeds, asked every minute, run
+    without a shell; `max_minutes`: in time before so many have passed since the command began.
+    """
+
+    stop_file: str | None = None
+    stop_command: str | None = None
+    save_minutes: float | None = None
+    max_minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
     """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
 
@@ -110,16 +124,19 @@ class ClmRecipe:
     training_arguments: Mapping
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
+    preemption: PreemptionSection = PreemptionSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BpeSection:
-    """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
+    """`pre_tokenizer`, a name or a regular expression, cuts the text before merging
+    (zhgpt/pre_tokenizer.py); `max_token_length` is in bytes.
+    """
 
     vocab_size: int
-    pattern: str
+    pre_tokenizer: str
     min_frequency: int = 2
     max_token_length: int | None = None
 
@@ -165,7 +182,7 @@ def _changes_result(path: str) -> bool:
         return not MACHINE_KEYS.fullmatch(key)
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
     # What text the paths lead to is compared by its content; samples are drawn beside training.
-    return path not in kept_apart and section not in ("samples", "why")
+    return path not in kept_apart and section not in ("samples", "preemption", "why")
 
 
 def content(recipe: Any) -> dict[str, Any]:
