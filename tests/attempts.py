@@ -440,9 +440,10 @@ def untimed(figures: dict[str, Any]) -> dict[str, Any]:
 
 def differences(folder: Path, twin: dict[str, Any]) -> list[str]:
     """What the run in `folder` came to that its undisturbed twin did not; files left lying."""
-    if not (folder / "all_results.json").exists():
-        return ["not finished"]
-    here = result(folder)
+    try:
+        here = result(folder)
+    except (OSError, ValueError) as error:
+        return [f"not finished: {error}"]
     keys = [key for key in twin | here if here.get(key) != twin.get(key)]
     found = [f"{key}: {here.get(key)!s:.160} instead of {twin.get(key)!s:.160}" for key in keys]
     if len(found) > 2:

@@ -162,6 +162,11 @@ def abandoned_files(folder: Path, other: Path) -> None:
         (folder / name).write_text("{")
 
 
+def empty_results(folder: Path, other: Path) -> None:
+    for name in ("all_results.json", "trainer_state.json", "model.safetensors", "README.md"):
+        (folder / name).touch()
+
+
 def record(harm: Harm) -> Harm:
     return lambda folder, other: harm(folder / "run.json", other / "run.json")
 
@@ -243,6 +248,7 @@ FOLDERS = [
     Damage("a checkpoint copied to a higher number", copied_higher, ("checkpoint-10",)),
     Damage("another run's checkpoint", of_another_run, ("broken-checkpoint",), aside=True),
     Damage("half a line of samples", half_line),
+    Damage("last files begun", empty_results),
     Damage("abandoned temporary files", abandoned_files),
     Damage(
         "a read-only folder",
