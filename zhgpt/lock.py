@@ -25,23 +25,23 @@ TOUCH_SECONDS = 2
 def alone(folder: Path, rank: int, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, no other command writes to `folder`; InputError where one does.
 
-    Of several processes of one run the first one holds the lock. A folder that was made for it and
-    stayed empty is removed.
+    Of several processes of one run the first one holds the lock. Folders that were made for it and
+    stayed empty are removed.
     """
     if rank:
         yield
         return
     require_place(folder)
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lease(folder)
     _acquire(lock, folder, say)
 
     def release(*_: object) -> None:
         lock.release()
-        if made:
-            with suppress(OSError):  # not empty
-                folder.rmdir()
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
 
     try:
         with leaving.last_act(release):
