@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zhgpt import bpe, command, recipe
+from zhgpt import bpe_folder, bpe_text, bpe_train, command, recipe
 from zhgpt.errors import FINISHED, exit_code
 
 FLAGS = {
@@ -28,15 +28,15 @@ def run(argv: Sequence[str] | None) -> int:
     asked = command.read(argv, recipe.BpeRecipe, flags=FLAGS, description=__doc__)
     pins = asked.recipe
     folder = Path(asked.flags["output_dir"] or Path("tokenizer", asked.run_name))
-    bpe.require_free(folder, asked.flags["overwrite"])
+    bpe_folder.require_free(folder, asked.flags["overwrite"])
 
-    reading = bpe.Reading(pins.corpus, say)
-    tokenizer = bpe.train(iter(reading), pins.bpe)
+    reading = bpe_text.Reading(pins.corpus, say)
+    tokenizer = bpe_train.train(iter(reading), pins.bpe)
     entries = tokenizer.get_vocab_size()
     if entries < pins.bpe.vocab_size:
         say(f"the text has pairs for {entries:,} entries only, not for {pins.bpe.vocab_size:,}")
-    facts = bpe.facts(reading, tokenizer, asked, began)
-    bpe.save(tokenizer, folder, facts, asked.flags["overwrite"])
+    facts = bpe_folder.facts(reading, tokenizer, asked, began)
+    bpe_folder.save(tokenizer, folder, facts, asked.flags["overwrite"])
     say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
     return FINISHED
 
