@@ -6,6 +6,11 @@ The same command again continues an interrupted run and leaves a finished one al
 import sys
 from pathlib import Path
 
+from zhgpt import leaving
+
+if __name__ == "__main__":
+    leaving.listen()  # before the libraries, whose import takes seconds
+
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -25,6 +30,7 @@ from zhgpt import (
     corpus,
     initial,
     keeping,
+    lock,
     machine,
     metrics,
     plan,
@@ -32,9 +38,11 @@ from zhgpt import (
     report,
     schedule,
     session,
+    stopping,
     tracking,
+    watch,
 )
-from zhgpt.errors import FINISHED, INTERRUPTED, exit_code
+from zhgpt.errors import FINISHED, exit_code
 from zhgpt.order import Stream
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
@@ -47,16 +55,22 @@ class Pretraining(keeping.Sealed, Trainer):
 
 def run(argv: list[str] | None) -> int:
     machine.quiet_libraries()
-    main_process = machine.rank() == 0
-    say = report.speaker(main_process)
+    say = report.speaker(machine.rank() == 0)
     # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
+    with watch.Watch(pins.preemption, say) as watcher, lock.alone(output_dir, machine.rank(), say):
+        history = train(asked, output_dir, watcher, say)
+    say(report.summary(history, output_dir))
+    return FINISHED
+
+
+def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: report.Say) -> dict:
+    pins = asked.recipe
     history = session.claim(output_dir, fresh := session.new(asked))
     if session.is_repeated(history, asked):
-        say(report.summary(history, output_dir))
-        return FINISHED
+        return history
 
     corpus.require_files(pins.corpus)
     bpe.require_folder(pins.tokenizer)
@@ -80,8 +94,7 @@ def run(argv: list[str] | None) -> int:
     inputs |= initial.inputs(pins.init_from, history)
     session.require_same(output_dir, history.get("inputs", inputs), inputs)
     if session.is_finished(history, steps.max_steps):
-        say(report.summary(history, output_dir))
-        return FINISHED
+        return history
 
     with recipe.judged("training_arguments"):
         derived = machine.fixed_arguments(pins.training_arguments) | {
@@ -103,7 +116,8 @@ def run(argv: list[str] | None) -> int:
     model.loss_type = "ForCausalLM"
     initial.load(model, pins.init_from, backend, resume)
 
-    stop = callbacks.StopOnSignal(say)
+    segment = session.Session(output_dir, session.renew(history, fresh), machine.rank() == 0)
+    stop = stopping.LeaveInTime(pins.preemption, segment, watcher)
     with recipe.judged("training_arguments"):
         trainer = Pretraining(
             model=model,
@@ -120,25 +134,15 @@ def run(argv: list[str] | None) -> int:
         machine.try_parts(trainer)
         trainer.keep(origin, pins.tokens_per_step, say)
 
-    segment = session.Session(output_dir, session.renew(history, fresh), main_process)
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
-    segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
-    say(report.banner(history, output_dir, checkpoint.step(resume)))
-    tracking.start(segment, args.report_to, say)
-    trained = trainer.train(resume_from_checkpoint=resume and str(resume))
-    if stop.stopped and trainer.state.global_step < steps.max_steps:
-        segment.end("interrupted", stop.reason, trainer.state.global_step)
-        say(f"stopped at step {trainer.state.global_step}, saved; the same command continues")
-        machine.end(trainer)
-        return INTERRUPTED
-
-    history["metrics"] = trainer.finish(trained.metrics)
-    if main_process:
-        report.write_model_card(history, output_dir)
-    segment.end("finished", "finished", steps.max_steps)
-    say(report.summary(history, output_dir))
-    machine.end(trainer)
-    return FINISHED
+    step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)
+    with segment.open(step, reached, machine.describe(), **facts), machine.together(trainer):
+        say(report.banner(history, output_dir, step))
+        tracking.start(segment, args.report_to, say)
+        trained = trainer.train(resume_from_checkpoint=resume and str(resume))
+        stop.require_stayed()
+        segment.finish(trainer.finish(trained.metrics))
+    return history
 
 
 if __name__ == "__main__":

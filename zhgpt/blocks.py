@@ -2,11 +2,12 @@
 
 The order follows from the seed and each document's content alone, so it is the same whatever the
 files are called and wherever they lie, and neighbours in a file are no neighbours in a batch. It is
-an external sort: rows are dealt into buckets of about 32 MB by their place in the order, and each
-bucket is sorted in memory.
+an external sort: rows are dealt into buckets of about 8 MB by their place in the order, and each
+bucket is sorted in memory, while the one before it is cut.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import pyarrow as pa
 from zhgpt import parts
 from zhgpt.recipe import CorpusSection
 
-_BYTES_PER_BUCKET = 32 << 20
-_BUCKETS = 200  # open at once; where more bytes lie, the buckets are larger
+_BYTES_PER_BUCKET = 8 << 20  # some six copies of one are in memory while it is sorted and cut
+_BUCKETS = 400  # open at once; where more bytes lie, the buckets are larger
 
 
 def place(hashes: np.ndarray, seed: int) -> np.ndarray:
@@ -76,30 +77,43 @@ def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -
             facts["documents"] += len(table)
             for key in ("bytes", "characters"):
                 facts[key] += int(table[key].to_numpy().sum())
-            rows = table.select(["place", "input_ids"])
-            number = _bucket(table["place"].to_numpy(), buckets)
-            for bucket in np.unique(number):
+            for bucket, rows in _by_bucket(table.select(["place", "input_ids"]), buckets):
                 if bucket not in writers:
                     path = folder / f"bucket-{split}-{bucket:04d}.arrow"
                     writers[bucket] = stack.enter_context(pa.ipc.new_stream(path, rows.schema))
-                writers[bucket].write_table(rows.filter(pa.array(number == bucket)))
+                writers[bucket].write_table(rows)
     return facts
 
 
-def _bucket(places: np.ndarray, buckets: int) -> np.ndarray:
-    """Never falling with the place, and evenly filled."""
-    return (places >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+def _by_bucket(rows: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each bucket that has any; evenly filled, and never falling with the place."""
+    places = rows["place"].to_numpy()
+    number = (places >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+    order = np.argsort(number, kind="stable")
+    found, sizes = np.unique(number, return_counts=True)
+    rows = rows.take(pa.array(order))
+    for bucket, end, size in zip(found, np.cumsum(sizes), sizes, strict=True):
+        yield int(bucket), rows.slice(end - size, size)
 
 
 def _sorted_ids(buckets: Sequence[Path]) -> Iterator[np.ndarray]:
-    """The ids of each bucket, its documents sorted by their place."""
-    for path in buckets:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_stream(file).read_all().combine_chunks()
-        order = np.argsort(table["place"].to_numpy(), kind="stable")
-        ids = table["input_ids"].combine_chunks().take(pa.array(order))
-        path.unlink()
-        yield ids.flatten().to_numpy()
+    """The ids of each bucket, its documents sorted by their place; one bucket is sorted ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(_sorted, path) for path in buckets[:1]]
+        for path in buckets[1:]:
+            ahead.append(pool.submit(_sorted, path))
+            yield ahead.pop(0).result()
+        for last in ahead:
+            yield last.result()
+
+
+def _sorted(bucket: Path) -> np.ndarray:
+    with pa.memory_map(str(bucket)) as file:
+        table = pa.ipc.open_stream(file).read_all().combine_chunks()
+    order = np.argsort(table["place"].to_numpy(), kind="stable")
+    ids = table["input_ids"].combine_chunks().take(pa.array(order))
+    bucket.unlink()
+    return ids.flatten().to_numpy()
 
 
 def _cut(

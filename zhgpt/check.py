@@ -57,6 +57,7 @@ DERIVED = {
 }
 
 REMOVED = {
+    "pattern": "it is called pre_tokenizer, and takes a name or a regular expression",
     "evaluation_strategy": "it is called eval_strategy",
     "warmup_ratio": "write the ratio as warmup_steps: a value below 1 is a share of the run",
     "overwrite_output_dir": "a run never writes over another; choose --output_dir",
@@ -108,6 +109,7 @@ _POSITIVE: Rule = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
 _SHARE: Rule = (lambda x: 0 <= x <= 1, "from 0 to 1")
 _BETA: Rule = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_NOT_EMPTY: Rule = (lambda x: x.strip(), "a text that is not empty")
 _SEED: Rule = (lambda x: 0 <= x < 2**32, "from 0 to 4294967295")
 _NOT_EPOCH: Rule = (
     lambda x: x != "epoch",
@@ -131,6 +133,7 @@ RANGES: dict[str, Rule] = {
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
+    "corpus.claimed_bytes": _POSITIVE,
     "corpus.text_column": _TEXT,
     "corpus.text_columns": _TEXTS,
     "corpus.encoding": (_is_encoding, "a character encoding that Python knows, such as gb18030"),
@@ -187,6 +190,10 @@ RANGES: dict[str, Rule] = {
     "samples.top_p": (lambda x: 0 < x <= 1, "above 0, up to 1"),
     "samples.repetition_penalty": (lambda x: 1 <= x <= 2, "from 1 to 2"),
     "samples.seed": _SEED,
+    "preemption.stop_file": _NOT_EMPTY,
+    "preemption.stop_command": _NOT_EMPTY,
+    "preemption.save_minutes": _POSITIVE,
+    "preemption.max_minutes": _POSITIVE,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,

@@ -123,6 +123,8 @@ class Sealed:
         try:
             self.save_model()
             self.save_state()
+            if self.args.should_save:  # Trainer adds to what a killed process may have half written
+                Path(self.args.output_dir, "all_results.json").unlink(missing_ok=True)
             self.save_metrics("train", train_metrics)
             self.save_metrics("eval", evaluation)
         except REFUSALS as refusal:
@@ -234,7 +236,7 @@ class Sealed:
             return
         folder = Path(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, state_dict=state_dict)
-        self.processing_class.save_pretrained(folder)
+        _save_tokenizer(self.processing_class, folder)
         (folder / "model.safetensors").chmod(0o644)  # the library's is for its owner alone
 
     def _mark_best(self) -> None:
@@ -270,6 +272,16 @@ def newest(output_dir: Path, origin: checkpoint.Origin, say: Callable[[str], Non
     if found:
         _require_data(found)
     return found
+
+
+def _save_tokenizer(tokenizer, folder: Path) -> None:
+    """OSError where the disk refuses it: tokenizers raises a bare Exception with Rust's words."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if "(os error " not in str(error):
+            raise
+        raise OSError(str(error)) from error
 
 
 def _require_data(folder: Path) -> None:

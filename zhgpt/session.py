@@ -7,14 +7,18 @@ start, a model card, a results table or a comparison needs.
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from zhgpt import leaving, report
 from zhgpt.command import Command
-from zhgpt.errors import InputError
+from zhgpt.errors import InputError, Left
 from zhgpt.recipe import (
     as_dict,
     changes,
@@ -24,6 +28,7 @@ from zhgpt.recipe import (
     without_length,
 )
 
+LOCK = "run.lock"
 PACKAGES = (
     "torch",
     "transformers",
@@ -46,11 +51,15 @@ def new(command: Command) -> dict[str, Any]:
         "recipe_hash": content_hash(command.recipe),
         "content": content(command.recipe),
         "overrides": command.overrides,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
         "source": source(),
         "segments": [],
         "metrics": {},
     }
+
+
+def versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
 
 
 def source() -> dict[str, Any]:
@@ -95,10 +104,8 @@ def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     InputError names what differs where the folder belongs to another run. How long the run is
     may differ here; zhgpt.schedule judges that.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another place with --output_dir.")
-    _require_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    require_place(folder)
+    if not folder.exists() or all(_is_ours(path) for path in folder.iterdir()):
         return fresh
     if not (folder / "run.json").exists():
         raise InputError(
@@ -133,7 +140,15 @@ def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _require_writable(folder: Path) -> None:
+def _is_ours(path: Path) -> bool:
+    """Whether a process left it that was killed before it could write the record, or works now."""
+    return path.name.lstrip(".").startswith((LOCK, "run.json.tmp"))
+
+
+def require_place(folder: Path) -> None:
+    """InputError unless `folder` is, or can become, a folder that can be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another place with --output_dir.")
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise InputError(f"{folder}: {existing} is not a folder that can be written to.")
@@ -159,20 +174,61 @@ class Session:
 
     def __init__(self, folder: Path, record: dict[str, Any], main_process: bool):
         self.folder, self.record, self.main_process = folder, record, main_process
+        self.step = 0
+        self.writing = threading.RLock()  # a departure writes from a thread of its own
 
-    def begin(self, step: int, **facts: Any) -> None:
-        """Notes the start; a segment that never ended was killed."""
-        self.record.update(facts, status="running")
+    @property
+    def segment(self) -> dict[str, Any]:
+        return self.record["segments"][-1]
+
+    @contextmanager
+    def open(
+        self, step: int, reached: int, machine: dict[str, Any], **facts: Any
+    ) -> Iterator[None]:
+        """Notes the start at `step`, and the end however it comes about.
+
+        A segment that never ended was killed; `reached` is the last step that any completed.
+        """
+        self.record.update(facts, machine=machine, status="running")
         for segment in self.record["segments"]:
-            segment.setdefault("reason", "killed (found at the next start)")
-        self.record["segments"].append({"started": now(), "from_step": step})
+            if "reason" not in segment:
+                segment.update(reason="killed (found at the next start)", to_step=reached)
+        self.began, self.step = time.monotonic(), step
+        about = {"started": now(), "from_step": step, "repeated_steps": max(0, reached - step)}
+        about |= {"machine": machine, "versions": versions()}
+        self.record["segments"].append(about)
         self._write()
+        with leaving.last_act(self._leave):
+            try:
+                yield
+            except Left as left:
+                self.end("interrupted", left.reason)
+                raise
+            except BaseException as error:
+                self.end("failed", f"error: {type(error).__name__}: {error}"[:300])
+                raise
 
-    def end(self, status: str, reason: str, step: int, **facts: Any) -> None:
-        """Notes how the command ended; `status` is finished or interrupted."""
-        self.record.update(facts, status=status)
-        self.record["segments"][-1].update(ended=now(), reason=reason, to_step=step)
-        self._write()
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Notes the figures of the finished run, and writes its card."""
+        self.record["metrics"] = metrics
+        if self.main_process:
+            report.write_model_card(self.record, self.folder)
+        self.end("finished", "finished")
+
+    def end(self, status: str, reason: str, **facts: Any) -> None:
+        """Notes how the command ended; `status` is finished, interrupted or failed."""
+        steps = self.step - self.segment["from_step"]
+        with self.writing:
+            self.record.update(facts, status=status)
+            self.segment.update(ended=now(), reason=reason, to_step=self.step)
+            self.segment["tokens"] = steps * self.record["recipe"]["tokens_per_step"]
+            self.segment["seconds"] = round(time.monotonic() - self.began, 1)
+            self._write()
+
+    def _leave(self, reason: str) -> None:
+        """A departure after the end, while W&B is waited for, changes nothing of it."""
+        if "reason" not in self.segment:
+            self.end("interrupted", reason)
 
     def note(self, **facts: Any) -> None:
         """Keeps facts that came to be known after the start."""
@@ -181,8 +237,9 @@ class Session:
 
     def _write(self) -> None:
         if self.main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write(self.folder, self.record)
+            with self.writing:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(self.folder, self.record)
 
 
 def now() -> str:
