@@ -21,6 +21,7 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "memory": {"plan"},
         "rules": {"recipe"},
         "lint": {"recipe", "rules"},
         "ledger": {"tally"},
@@ -62,6 +63,7 @@ LEVELS = {
     2: {
         "machine": set(),
         "collator": set(),
+        "probe": {"collator", "machine"},
         "metrics": set(),
         "callbacks": {"tracking"},
         "tracking": set(),
