@@ -21,7 +21,7 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
-        "memory": {"plan"},
+        "step_memory": {"plan"},
         "rules": {"recipe"},
         "lint": {"recipe", "rules"},
         "ledger": {"tally"},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from zhgpt import memory
+from zhgpt import step_memory
 
 BLOCKS, LENGTH = 2, 64
 
@@ -56,7 +56,7 @@ def test_activations_are_those_that_autograd_keeps(attention, half, dropout):
         corpus=SimpleNamespace(document_mask=False),
         tokens_per_step=BLOCKS * LENGTH,
     )
-    made = memory.estimate(pins, config, BLOCKS, processes=1, gpu=False)
+    made = step_memory.estimate(pins, config, BLOCKS, processes=1, gpu=False)
     # Of the three copies of the logits one is kept; the gradients come later.
     estimate = made.layers + made.attention + made.logits / 3
     assert estimate == pytest.approx(kept_bytes(config, half), rel=0.02)
