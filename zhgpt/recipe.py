@@ -100,8 +100,22 @@ class SamplesSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreemptionSection:
+    """When a run saves, and when it saves and leaves by itself (zhgpt.watch); no result changes.
+
+    `stop_file`: as soon as it exists; `stop_command`: once it succeeds, asked every minute, run
+    without a shell; `max_minutes`: in time before so many have passed since the command began.
+    """
+
+    stop_file: str | None = None
+    stop_command: str | None = None
+    save_minutes: float | None = None
+    max_minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
-    """A pretraining run."""
+    """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
 
     name: str
     purpose: str
@@ -112,15 +126,19 @@ class ClmRecipe:
     training_arguments: Mapping
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
+    preemption: PreemptionSection = PreemptionSection()
+    init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BpeSection:
-    """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
+    """`pre_tokenizer`, a name or a regular expression, cuts the text before merging
+    (zhgpt/pre_tokenizer.py); `max_token_length` is in bytes.
+    """
 
     vocab_size: int
-    pattern: str
+    pre_tokenizer: str
     min_frequency: int = 2
     max_token_length: int | None = None
 
@@ -167,12 +185,23 @@ def _changes_result(path: str) -> bool:
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
     kept_apart += ("corpus.claimed_bytes",)
     # What text the paths lead to is compared by its content; samples are drawn beside training.
-    return path not in kept_apart and section not in ("samples", "why")
+    return path not in kept_apart and section not in ("samples", "preemption", "why")
 
 
 def content(recipe: Any) -> dict[str, Any]:
     """Dotted key to value of everything that changes the result."""
-    return {key: value for key, value in sorted(_flat(as_dict(recipe))) if _changes_result(key)}
+    flat = sorted(_flat(as_dict(recipe)))
+    unset = ("init_from", None)
+    return {key: value for key, value in flat if _changes_result(key) and (key, value) != unset}
+
+
+# A run may be made longer, where its learning rate allows it (zhgpt.schedule).
+LENGTH_KEYS = ("training_arguments.max_steps", "training_arguments.num_train_epochs")
+
+
+def without_length(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `content` stays the same for as long as the run goes on."""
+    return {key: value for key, value in content.items() if key not in LENGTH_KEYS}
 
 
 def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -185,6 +214,16 @@ def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def content_hash(recipe: Any) -> str:
     return _hash(content(recipe))[:16]
+
+
+def lasting_hash(recipe: Any) -> str:
+    """Of the content but the run's length."""
+    return _hash(without_length(content(recipe)))[:16]
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One line per key that differs between two recipes as dictionaries."""
+    return differences(dict(_flat(there)), dict(_flat(here)))
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -70,14 +70,15 @@ def _tail(text: str, columns: int) -> str:
     return shown if width(shown) <= columns else "..." + _head(shown[::-1], columns - 3)[::-1]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first to the left and the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns of equal width, the first `left` of them to the left and the others to the right."""
     widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
         padding = [" " * (w - width(cell)) for w, cell in zip(widths, row, strict=True)]
-        figures = [pad + cell for pad, cell in zip(padding[1:], row[1:], strict=True)]
-        return "  ".join([row[0] + padding[0], *figures]).rstrip()
+        names = [cell + pad for pad, cell in zip(padding[:left], row[:left], strict=True)]
+        figures = [pad + cell for pad, cell in zip(padding[left:], row[left:], strict=True)]
+        return "  ".join([*names, *figures]).rstrip()
 
     return "\n".join(map(line, rows))
 
@@ -128,7 +129,7 @@ def _files(files: Sequence[Facts]) -> str:
     if all(file["tokens"] is None for file in files):
         rows = [(*row[:6], *row[8:]) for row in rows]
     left = len(files) - len(shown)
-    return _aligned(rows) + (f"\nand {left:,} smaller file(s); all are in --json" if left else "")
+    return aligned(rows) + (f"\nand {left:,} smaller file(s); all are in --json" if left else "")
 
 
 def _file_row(file: Facts) -> tuple[str, ...]:
@@ -165,7 +166,7 @@ def _quantiles(lengths: Facts) -> str:
     for unit, facts in rows:
         figures = (f"{value:,}" for value in facts["quantiles"].values())
         lines.append((unit, *figures, f"{facts['mean']:,.1f}"))
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def _chart(lengths: Facts) -> str:
@@ -182,7 +183,7 @@ def _chart(lengths: Facts) -> str:
         span = f"{b['from']:>11,} - {b['to']:>11,}"
         shares = (f"{b['documents'] / documents:.1%}", f"{b['characters'] / characters:.1%}")
         rows.append((span, bar + " " * (BAR - len(bar)), f"{b['documents']:,}", *shares))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _rows_of_fixed_length(facts: Facts | None) -> str:
