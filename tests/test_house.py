@@ -21,6 +21,7 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "step_memory": {"plan"},
         "writer": set(),
         "rules": {"recipe"},
         "lint": {"recipe", "rules"},
@@ -80,6 +81,7 @@ LEVELS = {
     2: {
         "machine": set(),
         "collator": set(),
+        "probe": {"collator", "machine"},
         "metrics": set(),
         "memory": set(),
         "keeping": {"memory"},
