@@ -81,7 +81,6 @@ LEVELS = {
     2: {
         "machine": set(),
         "collator": set(),
-        "probe": {"collator", "machine"},
         "metrics": set(),
         "memory": set(),
         "keeping": {"memory"},
