@@ -3,13 +3,12 @@
 or compares some on the same text: python run_bpe.py --compare DIR DIR --files FILE
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zhgpt import bpe, command, recipe
+from zhgpt import bpe_folder, bpe_text, bpe_train, command, recipe
 from zhgpt.errors import FINISHED, exit_code
 
 FLAGS = {
@@ -21,33 +20,24 @@ FLAGS = {
 def run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if "--compare" in argv:
-        return compare(argv)
+        from zhgpt import bpe_compare  # here, because AutoTokenizer takes seconds to import
+
+        return bpe_compare.run(argv)
 
     began = time.perf_counter()
     asked = command.read(argv, recipe.BpeRecipe, flags=FLAGS, description=__doc__)
     pins = asked.recipe
     folder = Path(asked.flags["output_dir"] or Path("tokenizer", asked.run_name))
-    bpe.require_free(folder, asked.flags["overwrite"])
+    bpe_folder.require_free(folder, asked.flags["overwrite"])
 
-    reading = bpe.Reading(pins.corpus, say)
-    tokenizer = bpe.train(iter(reading), pins.bpe)
+    reading = bpe_text.Reading(pins.corpus, say)
+    tokenizer = bpe_train.train(iter(reading), pins.bpe)
     entries = tokenizer.get_vocab_size()
     if entries < pins.bpe.vocab_size:
         say(f"the text has pairs for {entries:,} entries only, not for {pins.bpe.vocab_size:,}")
-    facts = bpe.facts(reading, tokenizer, asked, began)
-    bpe.save(tokenizer, folder, facts, asked.flags["overwrite"])
+    facts = bpe_folder.facts(reading, tokenizer, asked, began)
+    bpe_folder.save(tokenizer, folder, facts, asked.flags["overwrite"])
     say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
-    return FINISHED
-
-
-def compare(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="run_bpe.py")
-    parser.add_argument("--compare", nargs="+", metavar="DIR", required=True)
-    parser.add_argument("--files", nargs="+", metavar="FILE", required=True)
-    parser.add_argument("--text_column", default="text")
-    options = parser.parse_args(argv)
-    section = recipe.TextSection(train_files=options.files, text_column=options.text_column)
-    say(bpe.compare(options.compare, section))
     return FINISHED
 
 

@@ -6,6 +6,11 @@ The same command again continues an interrupted run and leaves a finished one al
 import sys
 from pathlib import Path
 
+from zhgpt import leaving
+
+if __name__ == "__main__":
+    leaving.listen()  # before the libraries, whose import takes seconds
+
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -23,34 +28,50 @@ from zhgpt import (
     collator,
     command,
     corpus,
+    initial,
+    keeping,
+    lock,
     machine,
     metrics,
     plan,
     recipe,
     report,
+    schedule,
     session,
+    stopping,
     tracking,
+    watch,
 )
-from zhgpt.errors import FINISHED, INTERRUPTED, exit_code
-from zhgpt.order import stream
+from zhgpt.errors import FINISHED, exit_code
+from zhgpt.order import Stream
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless given")}
+
+
+class Pretraining(keeping.Sealed, Trainer):
+    """Trainer; its checkpoints are whole or do not count, and are continued from exactly."""
 
 
 def run(argv: list[str] | None) -> int:
     machine.quiet_libraries()
-    main_process = machine.rank() == 0
-    say = report.speaker(main_process)
+    say = report.speaker(machine.rank() == 0)
     # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
-    history = session.claim(output_dir, session.new(asked))
+    with machine.among_peers(), watch.Watch(pins.preemption, say) as watcher:
+        with lock.alone(output_dir, machine.rank(), say):
+            history = train(asked, output_dir, watcher, say)
+    say(report.summary(history, output_dir))
+    return FINISHED
+
+
+def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: report.Say) -> dict:
+    pins = asked.recipe
+    history = session.claim(output_dir, fresh := session.new(asked))
     if session.is_repeated(history, asked):
-        say(report.summary(history, output_dir))
-        return FINISHED
+        return history
 
     corpus.require_files(pins.corpus)
     bpe.require_folder(pins.tokenizer)
@@ -62,7 +83,7 @@ def run(argv: list[str] | None) -> int:
             **recipe.thawed(pins.model),
             vocab_size=len(tokenizer),
             n_positions=pins.corpus.block_size,
-            **{key: getattr(tokenizer, key) for key in SPECIAL_IDS},
+            **bpe.special_ids(tokenizer),
         )
     machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
     batches = plan.split_step(pins, machine.processes())
@@ -71,79 +92,58 @@ def run(argv: list[str] | None) -> int:
     blocks = corpus.prepare(pins.corpus, pins.cleaning, backend, tokenizer.eos_token_id, say)
     steps = plan.make(pins, config, batches, len(blocks.train))
     inputs = {"corpus": blocks.fingerprint, "tokenizer": bpe.fingerprint(backend)}
+    inputs |= initial.inputs(pins.init_from, history)
     session.require_same(output_dir, history.get("inputs", inputs), inputs)
-    if history["status"] == "finished":
-        say(report.summary(history, output_dir))
-        return FINISHED
+    if session.is_finished(history, steps.max_steps):
+        return history
 
     with recipe.judged("training_arguments"):
-        derived = {
+        derived = machine.fixed_arguments(pins.training_arguments) | {
             "output_dir": str(output_dir),
             "run_name": asked.run_name,
             "max_steps": steps.max_steps,
             "gradient_accumulation_steps": batches.accumulation,
-            "train_sampling_strategy": "sequential",  # the stream is in its order already
-            "logging_nan_inf_filter": False,  # it writes a NaN loss as the mean of earlier ones
-            "dataloader_pin_memory": machine.has_gpu(),
-            "ddp_find_unused_parameters": False,  # the search walks the graph at each step
-            "disable_tqdm": True,
-            "use_cpu": machine.use_cpu(pins.training_arguments),
         }
         args = TrainingArguments(**recipe.thawed(pins.training_arguments) | derived)
     machine.require_all_processes(args.world_size)
+    origin = checkpoint.origin(recipe.lasting_hash(pins))
+    resume = keeping.newest(output_dir, origin, say)
+    schedule.require_length(history, args, checkpoint.step(resume), output_dir)
+    seen = checkpoint.tokens(resume) // pins.corpus.block_size
     set_seed(args.seed)
     with recipe.judged("model"):
         model = GPT2LMHeadModel(config)
     # Unset for GPT-2, and Trainer then divides by one token per block too many.
     model.loss_type = "ForCausalLM"
+    initial.load(model, pins.init_from, backend, resume)
 
-    stop = callbacks.StopOnSignal(say)
+    segment = session.Session(output_dir, session.renew(history, fresh), machine.rank() == 0)
+    stop = stopping.LeaveInTime(pins.preemption, segment, watcher)
     with recipe.judged("training_arguments"):
-        trainer = Trainer(
+        trainer = Pretraining(
             model=model,
             args=args,
             data_collator=collator.of(pins, DataCollatorForLanguageModeling(tokenizer, mlm=False)),
-            train_dataset=stream(blocks.train, steps.max_steps * steps.blocks_per_step, args.seed),
+            train_dataset=Stream(blocks.train, steps.blocks, args.seed, start=seen),
             eval_dataset=blocks.validation,
             processing_class=tokenizer,
             compute_metrics=metrics.computer(bpe.token_bytes(backend)),
             preprocess_logits_for_metrics=metrics.keep_scores,
-            callbacks=[
-                callbacks.Position(pins.tokens_per_step, report.train_tokens(blocks.ledger)),
-                callbacks.Console(say),
-                callbacks.Samples(pins.samples, output_dir, say),
-                stop,
-            ],
+            callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
         )
         callbacks.arrange(trainer)
         machine.try_parts(trainer)
+        trainer.keep(origin, pins.tokens_per_step, say)
 
-    with args.main_process_first():
-        resume = checkpoint.newest(output_dir, say)
-    segment = session.Session(output_dir, history, main_process)
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
-    segment.begin(checkpoint.step(resume), machine=machine.describe(), **facts)
-    say(report.banner(history, output_dir, checkpoint.step(resume)))
-    tracking.start(segment, args.report_to, say)
-    trained = trainer.train(resume_from_checkpoint=resume and str(resume))
-    if stop.stopped and trainer.state.global_step < steps.max_steps:
-        segment.end("interrupted", stop.reason, trainer.state.global_step)
-        say(f"stopped at step {trainer.state.global_step}, saved; the same command continues")
-        machine.end(trainer)
-        return INTERRUPTED
-
-    evaluation = callbacks.last_evaluation(trainer) or trainer.evaluate()
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", trained.metrics)
-    trainer.save_metrics("eval", evaluation)
-    history["metrics"] = trained.metrics | evaluation
-    if main_process:
-        report.write_model_card(history, output_dir)
-    segment.end("finished", "finished", steps.max_steps)
-    say(report.summary(history, output_dir))
-    machine.end(trainer)
-    return FINISHED
+    step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)
+    with segment.open(step, reached, machine.describe(), **facts), machine.together(trainer):
+        say(report.banner(history, output_dir, step))
+        tracking.start(segment, args.report_to, say)
+        trained = trainer.train(resume_from_checkpoint=resume and str(resume))
+        stop.require_stayed()
+        segment.finish(trainer.finish(trained.metrics))
+    return history
 
 
 if __name__ == "__main__":

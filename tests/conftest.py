@@ -72,7 +72,7 @@ def tiny_files(tmp_path_factory) -> dict[str, Path]:
         "name": "tiny_bpe",
         "purpose": "a tokenizer for tests",
         "corpus": {"train_files": [str(train)]},
-        "bpe": {"vocab_size": 400, "pattern": r"\p{Han}+|[^\p{Han}]+"},
+        "bpe": {"vocab_size": 400, "pre_tokenizer": r"\p{Han}+|[^\p{Han}]+"},
     }
     path = folder / "tiny_bpe.json"
     path.write_text(json.dumps(recipe), encoding="utf-8")

@@ -454,7 +454,7 @@ def test_a_tokenizer_is_not_overwritten(tiny_files, tmp_path, capsys):
                 "name": "x",
                 "purpose": "y",
                 "corpus": {"train_files": [str(tiny_files["train"])]},
-                "bpe": {"vocab_size": 300, "pattern": "."},
+                "bpe": {"vocab_size": 300, "pre_tokenizer": "."},
             }
         )
     )
@@ -462,7 +462,7 @@ def test_a_tokenizer_is_not_overwritten(tiny_files, tmp_path, capsys):
     arguments = [str(recipe), "--output_dir", str(tiny_files["tokenizer"])]
     assert "--overwrite" in refused(run_bpe.run, arguments, capsys)
     assert (tiny_files["tokenizer"] / "tokenizer.json").read_bytes() == before
-    for spoilt, said in [("--vocab_size=100", "258"), ("--pattern=(", "regular expression")]:
+    for spoilt, said in [("--vocab_size=100", "258"), ("--pre_tokenizer=(", "regular expression")]:
         fresh = [str(recipe), "--output_dir", str(tmp_path / "new"), spoilt]
         assert said in refused(run_bpe.run, fresh, capsys)
         assert not (tmp_path / "new").exists()

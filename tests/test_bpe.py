@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config
 
 import run_bpe
-from zhgpt import bpe
+from zhgpt import bpe, bpe_folder
 
 SHIPPED = sorted(path.parent for path in (ROOT / "tokenizer").glob("*/tokenizer.json"))
 HARD = "ＡＢＣ，全角 é é ﷺ 🀄🇨🇳👨‍👩‍👧 \u2028\u3000\x00\x07\r\n\t<|endoftext|><|pad|> 12345 don't"
@@ -98,7 +98,7 @@ def recipe(tmp_path) -> Path:
         "name": "small",
         "purpose": "tests",
         "corpus": {"train_files": [str(path) for path in files]},
-        "bpe": {"vocab_size": 350, "pattern": r"\p{Han}+|[^\p{Han}]+"},
+        "bpe": {"vocab_size": 350, "pre_tokenizer": r"\p{Han}+|[^\p{Han}]+"},
     }
     path = tmp_path / "small.json"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -128,7 +128,7 @@ def test_a_vocabulary_that_the_text_does_not_fill_is_said(recipe, tmp_path, caps
 def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatch):
     arguments = [str(recipe), "--output_dir", str(tmp_path / "t")]
     with monkeypatch.context() as broken:
-        broken.setattr(bpe, "card", lambda *facts: 1 / 0)
+        broken.setattr(bpe_folder, "card", lambda *facts: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_bpe.run(arguments)
     assert not (tmp_path / "t").exists()
@@ -141,16 +141,3 @@ def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatc
     ]
     assert run_bpe.run([*arguments, "--overwrite", "--vocab_size", "300"]) == 0
     assert load(tmp_path / "t").get_vocab_size() == 300
-
-
-def test_compare(tiny_files, capsys):
-    folders = [str(tiny_files["tokenizer"]), str(ROOT / "tokenizer" / "village_4k")]
-    files = ["--files", str(tiny_files["validation"]), str(tiny_files["train"])]
-    assert run_bpe.run(["--compare", *folders, *files]) == 0
-    table, _, longest = capsys.readouterr().out.partition("\n\n")
-    rows = table.splitlines()[1:]
-    assert [row.split()[:2] for row in rows] == [
-        [name, folder] for name in (*sorted(files[1:]), "all") for folder in folders
-    ]
-    assert all(row.rstrip().endswith("yes") for row in rows)
-    assert [line.split(":")[0] for line in longest.splitlines()[1:]] == folders

@@ -208,6 +208,7 @@ def test_ids_beyond_16_bits():
 
 CLASSES = [rf"\p{{{name}}}" for name in PROPERTIES] + [r"\s", r"\d", "(?i:s)"]
 QUICK = [(name, 0x34000) for name in (r"\p{L}", r"\p{N}", r"\s", r"\p{Han}")]
+QUICK.append((r"[^\P{L}\p{Han}]", 0x34000))
 SLOW = [pytest.param(name, 0x110000, marks=pytest.mark.slow) for name in CLASSES]
 
 

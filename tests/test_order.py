@@ -2,35 +2,63 @@
 
 import datasets
 import numpy as np
+import pytest
 
-from zhgpt.order import block_order, stream
+from zhgpt.order import Stream, block_order
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return datasets.Dataset.from_dict({"input_ids": [[i, i] for i in range(5)]})
+
+
+def numbers(stream, items):
+    return [row["input_ids"][0] for row in stream.__getitems__(items)]
 
 
 def test_every_pass_is_a_permutation_and_no_two_are_equal():
-    order = block_order(blocks=50, length=150, seed=7)
-    passes = order.reshape(3, 50)
+    passes = block_order(50, range(150), seed=7).reshape(3, 50)
     assert all(sorted(p) == list(range(50)) for p in passes)
     assert not np.array_equal(passes[0], passes[1])
 
 
-def test_a_shorter_run_is_a_prefix_of_a_longer_one():
-    assert np.array_equal(block_order(50, 70, 7), block_order(50, 150, 7)[:70])
+def test_places_are_read_in_any_portion():
+    whole = block_order(50, range(150), 7)
+    assert np.array_equal(block_order(50, range(40, 60), 7), whole[40:60])
+    assert np.array_equal(block_order(50, [149, 3, 60], 7), whole[[149, 3, 60]])
 
 
 def test_seeds_differ_and_equal_seeds_agree():
-    assert np.array_equal(block_order(50, 50, 7), block_order(50, 50, 7))
-    assert not np.array_equal(block_order(50, 50, 7), block_order(50, 50, 8))
+    assert np.array_equal(block_order(50, range(50), 7), block_order(50, range(50), 7))
+    assert not np.array_equal(block_order(50, range(50), 7), block_order(50, range(50), 8))
 
 
 def test_the_order_is_pinned():
     """Another order would make a continued run repeat and skip text."""
-    assert block_order(8, 12, 42).tolist() == PINNED
+    assert block_order(8, range(12), 42).tolist() == PINNED
 
 
 PINNED = [3, 4, 2, 7, 6, 1, 5, 0, 0, 4, 6, 1]
 
 
-def test_the_stream_reads_the_blocks_in_that_order():
-    blocks = datasets.Dataset.from_dict({"input_ids": [[i, i] for i in range(5)]})
-    rows = stream(blocks, 12, seed=1)["input_ids"]
-    assert [row[0] for row in rows] == block_order(5, 12, 1).tolist()
+def test_the_stream_reads_the_blocks_in_that_order(blocks):
+    assert numbers(Stream(blocks, 12, seed=1), range(12)) == block_order(5, range(12), 1).tolist()
+
+
+def test_a_later_start_gives_the_same_rest_at_the_same_length(blocks):
+    whole, rest = Stream(blocks, 12, seed=1), Stream(blocks, 12, seed=1, start=4)
+    assert numbers(rest, range(8)) == numbers(whole, range(12))[4:]
+    assert len(rest) == len(whole) == 12
+    assert rest[0] == whole[4]
+
+
+def test_what_a_loader_fetches_ahead_of_the_end_exists(blocks):
+    assert len(numbers(Stream(blocks, 12, seed=1, start=10), range(12))) == 12
+
+
+def test_a_place_far_on_needs_no_list_of_the_run(blocks):
+    """10^15 blocks: an array over the run could not be made at all."""
+    length = 10**15
+    assert sorted(numbers(Stream(blocks, length, seed=1, start=length - 5), range(5))) == [
+        *range(5)
+    ]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from zhgpt import encodings, files
 from zhgpt.errors import InputError
 from zhgpt.recipe import TextSection
-from zhgpt.text import Tally, documents, file_hash, find_files
+from zhgpt.text import Tally, documents, file_hash, find_files, sourced
 
 BOM = b"\xef\xbb\xbf"
 HARD = [
@@ -250,6 +250,36 @@ def test_a_document_is_a_file_a_paragraph_or_a_line(tmp_path, name, document, te
     assert tally.bytes == sum(len(text.encode()) for text in texts)
 
 
+def test_a_text_comes_with_its_source_where_the_file_has_that_column(tmp_path):
+    rows = [("诗", "甲"), (None, "乙"), ("诗", ""), ("史", "丙\n丁")]
+    table = pyarrow.table({"source": [row[0] for row in rows], "text": [row[1] for row in rows]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    records = [{"source": source, "text": text} for source, text in rows]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    for name in ("a.parquet", "a.json"):
+        tally, path = Tally(), tmp_path / name
+        read = list(sourced(path, TextSection(train_files=()), tally))
+        assert read == [("诗", "甲"), (str(path), "乙"), ("史", "丙\n丁")]
+        # What is no text of the document is in no ledger.
+        assert tally.bytes == 13 and tally.dropped_documents == {"empty": 1}
+
+
+def test_without_that_column_the_file_is_the_source(tmp_path):
+    (tmp_path / "a.txt").write_text("甲\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "甲\\n"}\n', encoding="utf-8")
+    (tmp_path / "c.csv").write_text('source,text\n,"甲\n"\n', encoding="utf-8")
+    for name in ("a.txt", "b.jsonl", "c.csv"):
+        path = tmp_path / name
+        read = list(sourced(path, TextSection(train_files=()), Tally()))
+        assert read == [(str(path), "甲\n")]
+
+
+def test_a_fault_of_a_file_is_said_with_or_without_sources(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"source": "诗"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="text"):
+        list(sourced(tmp_path / "a.jsonl", TextSection(train_files=()), Tally()))
+
+
 def test_columns_are_joined_without_those_that_are_null_or_empty(tmp_path):
     rows = [("甲", "乙"), (None, "乙"), ("甲", ""), (None, None), ("", "")]
     records = [dict(zip("ab", row, strict=True)) for row in rows]
@@ -333,7 +363,7 @@ def test_a_whole_surrogate_pair_is_one_character(tmp_path):
     "name, raw",
     [
         *((f"a{kind}", b"") for kind in files.KINDS + files.ARCHIVES),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
         ("a.jsonl.zst", b""),
         ("a.jsonl", b"\n \n"),
         ("a.json", b"[]"),

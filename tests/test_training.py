@@ -67,7 +67,7 @@ def direct_training(model, blocks, steps, blocks_per_step, loss_of=direct_loss):
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1e-2
     )
     losses = []
-    numbers = order.block_order(len(blocks), steps * blocks_per_step, seed=42)
+    numbers = order.block_order(len(blocks), range(steps * blocks_per_step), seed=42)
     for chosen in numbers.reshape(steps, blocks_per_step):
         loss = loss_of(model, [blocks[int(i)]["input_ids"] for i in chosen])
         loss.backward()

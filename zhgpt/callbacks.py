@@ -2,20 +2,22 @@
 
 import json
 import os
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Trainer, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 
-from zhgpt import tracking
-from zhgpt.recipe import SamplesSection
-from zhgpt.report import count, printable
+from zhgpt import leaving, tracking
+from zhgpt.errors import Left
+from zhgpt.recipe import ClmRecipe, SamplesSection
+from zhgpt.report import count, printable, train_tokens
+from zhgpt.stopping import agreed
 
 Say = Callable[[str], None]
 
@@ -27,14 +29,13 @@ def arrange(trainer: Trainer) -> None:
         trainer.add_callback(trainer.pop_callback(reporter))
 
 
-def last_evaluation(trainer: Trainer) -> dict[str, float] | None:
-    """The metrics of an evaluation made at the present step, if there was one."""
-    for entry in reversed(trainer.state.log_history):
-        if entry["step"] != trainer.state.global_step:
-            return None
-        if "eval_loss" in entry:
-            return {key: value for key, value in entry.items() if key != "step"}
-    return None
+def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], output_dir: Path, say: Say) -> list:
+    """What is logged, printed and sampled of a run; Position completes what the others show."""
+    return [
+        Position(recipe.tokens_per_step, train_tokens(ledger)),
+        Console(say),
+        Samples(recipe.samples, output_dir, say),
+    ]
 
 
 class Position(TrainerCallback):
@@ -127,13 +128,22 @@ class Samples(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
-        forget_samples_after(self.path, state.global_step)
+        forget_samples_from(self.path, state.global_step + 1 if state.global_step else 0)
         if state.global_step == 0:
             self._take(args, state, **kwargs)
 
     def on_evaluate(self, args, state, control, **kwargs):
+        """All of an evaluation's samples, or none and `Left` in every process."""
+        left = False
         if state.is_world_process_zero:
-            self._take(args, state, **kwargs)
+            forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
+            try:
+                self._take(args, state, **kwargs)
+            except Left:
+                left = True
+        (left,) = agreed(left)
+        if left:
+            raise Left(leaving.asked() or "told to another process")
 
     def _take(self, args, state, model, processing_class, **kwargs):
         rows = [
@@ -174,6 +184,13 @@ def continuations(model, tokenizer, section: SamplesSection) -> list[tuple[str, 
     return list(zip(section.prompts, texts, strict=True))
 
 
+def _leave_if_asked(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A criterion that ends no text: asked after each token, it leaves where that is asked for."""
+    if leaving.asked():
+        raise Left(leaving.asked())
+    return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
@@ -190,69 +207,21 @@ def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
         suppress_tokens=[tokenizer.pad_token_id],  # padding is no text; an untrained model draws it
         use_cache=True,
     )
-    output = model.generate(**inputs, generation_config=config)[0, length:]
+    output = model.generate(
+        **inputs, generation_config=config, stopping_criteria=[_leave_if_asked]
+    )[0, length:]
     # The last token may end inside a character.
     return tokenizer.decode(output, skip_special_tokens=True).rstrip("\ufffd")
 
 
-def forget_samples_after(path: Path, step: int) -> None:
-    """Drops the samples of steps that a continued run is about to make again."""
+def forget_samples_from(path: Path, step: int) -> None:
+    """Drops the samples of this step and of later ones, which are about to be made again."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A line without its end was being written when the process was killed.
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step and step > 0]
+    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
     if kept != lines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, path)
-
-
-class StopOnSignal(TrainerCallback):
-    """Ends training after the current step, with a checkpoint, when the process is told to go.
-
-    The handler only notes the signal: a save from inside a step would store a state between steps.
-    """
-
-    SIGNALS: Sequence[signal.Signals] = (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-    )
-
-    def __init__(self, say: Say):
-        self.say = say
-        self.received: signal.Signals | None = None
-        self.stopped = False
-        self.previous = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        # What is ignored stays so: nohup and a shell's background jobs mean it.
-        heard = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
-        self.previous = {s: signal.signal(s, self._note) for s in heard}
-
-    def _note(self, number, frame):
-        self.received = signal.Signals(number)
-        self.say(f"{self.received.name} received: saving after this step")
-
-    @property
-    def reason(self) -> str:
-        return self.received.name if self.received else "a signal to another process"
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if _any_process(self.received is not None, args.device):
-            self.stopped = control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def _any_process(flag: bool, device: torch.device) -> bool:
-    """True everywhere if true anywhere: processes that stop at different steps wait for ever."""
-    if not torch.distributed.is_initialized():
-        return flag
-    value = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return bool(value)

@@ -35,9 +35,11 @@ DERIVED = {
     "training_arguments.dataloader_in_order": "the order of blocks follows from the seed",
     "training_arguments.dataloader_pin_memory": "it is on where there is a GPU",
     "training_arguments.ddp_find_unused_parameters": "all of GPT-2's parameters are used",
-    "training_arguments.ignore_data_skip": "a continued run would see its text twice",
+    "training_arguments.ignore_data_skip": "a continued run reads on where it stopped",
     "training_arguments.save_only_model": "such a checkpoint cannot be continued from",
     "training_arguments.resume_from_checkpoint": "the same command continues by itself",
+    "training_arguments.restore_callback_states_from_checkpoint": "nothing of a run is forgotten",
+    "training_arguments.hub_strategy": "a model is sent when it is finished",
     "training_arguments.enable_jit_checkpoint": "signals are heeded already",
     "training_arguments.logging_nan_inf_filter": "it is off: on, a NaN loss is logged as a number",
     "training_arguments.disable_tqdm": "progress is printed in lines",
@@ -55,6 +57,7 @@ DERIVED = {
 }
 
 REMOVED = {
+    "pattern": "it is called pre_tokenizer, and takes a name or a regular expression",
     "evaluation_strategy": "it is called eval_strategy",
     "warmup_ratio": "write the ratio as warmup_steps: a value below 1 is a share of the run",
     "overwrite_output_dir": "a run never writes over another; choose --output_dir",
@@ -106,12 +109,14 @@ _POSITIVE: Rule = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
 _SHARE: Rule = (lambda x: 0 <= x <= 1, "from 0 to 1")
 _BETA: Rule = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_NOT_EMPTY: Rule = (lambda x: x.strip(), "a text that is not empty")
 _SEED: Rule = (lambda x: 0 <= x < 2**32, "from 0 to 4294967295")
 _NOT_EPOCH: Rule = (
     lambda x: x != "epoch",
     '"steps" or "no": a run is one stream over all epochs; write the interval in steps, or as a'
     " share of the run below 1",
 )
+_UNSPLIT: Rule = (lambda x: not x, "unset: a checkpoint holds the whole model in one file")
 _TEXT: Rule = (lambda x: x.strip() != "", "a text that is not empty")
 _FILES: Rule = (lambda x: all(map(str.strip, x)), "files, folders or globs, none of them empty")
 _TEXTS: Rule = (lambda x: all(map(str.strip, x)), "texts that are not empty")
@@ -128,6 +133,7 @@ RANGES: dict[str, Rule] = {
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
+    "corpus.claimed_bytes": _POSITIVE,
     "corpus.text_column": _TEXT,
     "corpus.text_columns": _TEXTS,
     "corpus.encoding": (_is_encoding, "a character encoding that Python knows, such as gb18030"),
@@ -175,6 +181,8 @@ RANGES: dict[str, Rule] = {
     "training_arguments.save_strategy": _NOT_EPOCH,
     "training_arguments.logging_strategy": _NOT_EPOCH,
     "training_arguments.seed": _SEED,
+    "training_arguments.fsdp": _UNSPLIT,
+    "training_arguments.deepspeed": _UNSPLIT,
     "training_arguments.use_liger_kernel": (lambda x: not x, "false: Liger has none for GPT-2"),
     "samples.max_new_tokens": _POSITIVE,
     "samples.temperature": _POSITIVE,
@@ -182,6 +190,10 @@ RANGES: dict[str, Rule] = {
     "samples.top_p": (lambda x: 0 < x <= 1, "above 0, up to 1"),
     "samples.repetition_penalty": (lambda x: 1 <= x <= 2, "from 1 to 2"),
     "samples.seed": _SEED,
+    "preemption.stop_file": _NOT_EMPTY,
+    "preemption.stop_command": _NOT_EMPTY,
+    "preemption.save_minutes": _POSITIVE,
+    "preemption.max_minutes": _POSITIVE,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,

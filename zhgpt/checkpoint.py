@@ -1,31 +1,106 @@
-"""Which checkpoint of an output folder a run may continue from."""
+"""Checkpoints on disk: sealed when they are whole, and only then continued from.
 
+One is written as .checkpoint-N.partial. Its last file, seal.json, has the size and hash of every
+other; when all of it is on the disk, one rename gives it its name. So a folder checkpoint-N with a
+valid seal is whole, whenever the process was killed or the power went; any other does not count.
+"""
+
+import errno
 import json
+import os
 import re
-import struct
-import zipfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-# Trainer resumes in silence with a fresh optimizer or schedule where one of these is missing.
-_REQUIRED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt")
+import xxhash
+
+from zhgpt.errors import InputError
+
+SEAL = "seal.json"
+_FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
+# What is being written, or about to be deleted: never a checkpoint.
+_PASSING = ".checkpoint-*"
+_LAST_STEP = ".last_step"
+# A last one can be lost to the disk; the one before it is then continued from.
+_KEPT = 2
 
 
-def newest(output_dir: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The complete checkpoint with the highest step, or None.
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint must agree with to be this run's (`recipe_hash`), and what wrote it."""
 
-    A damaged one (a process was killed while it wrote) is renamed to broken-checkpoint-N and said,
-    so that neither Trainer's rotation nor a later start takes it for one; nothing is deleted.
+    recipe_hash: str
+    versions: Mapping[str, str]
+
+
+def origin(recipe_hash: str) -> Origin:
+    libraries = ("torch", "transformers", "accelerate", "safetensors")
+    return Origin(recipe_hash, {library: version(library) for library in libraries})
+
+
+def newest(output_dir: Path, here: Origin, say: Callable[[str], None]) -> Path | None:
+    """The whole checkpoint of this run with the highest step, or None; a line says what there was.
+
+    Any other is renamed to broken-checkpoint-N, with its fault in that line; nothing but unfinished
+    writes is deleted. InputError where it cannot be renamed.
     """
+    unfinished = _clear(output_dir)
+    aside, found = [], None
     for folder in sorted(_numbered(output_dir), key=step, reverse=True):
-        fault = damage(folder)
+        fault = damage(folder, here)
         if fault is None:
-            return folder
-        aside = _free_name(folder.with_name(f"broken-{folder.name}"))
-        folder.rename(aside)
-        say(f"{folder} is not complete ({fault}); set aside as {aside.name}")
-    return None
+            found = folder
+            break
+        aside.append(f"{folder.name} as {_set_aside(folder, fault).name} ({fault})")
+    line = _found(output_dir, found, unfinished, aside, here)
+    if line:
+        say(line)
+    return found
+
+
+def _found(
+    output_dir: Path, found: Path | None, unfinished: list[str], aside: list[str], here: Origin
+) -> str:
+    reached, begun = last_step(output_dir), step(found)
+    parts = [f"continues from {found.name}" if found else "no checkpoint, begins at step 0"]
+    if reached > begun:
+        parts.append(f"steps {begun + 1:,} to {reached:,} are repeated")
+    if aside:
+        parts.append("set aside: " + ", ".join(aside))
+    if unfinished:
+        parts.append("removed, as its writing was cut off: " + ", ".join(unfinished))
+    if found and (changed := _other_versions(read(found)["versions"], here.versions)):
+        parts.append(f"written with other versions ({changed}), so last digits may differ")
+    return "; ".join(parts) if found or len(parts) > 1 else ""
+
+
+def _other_versions(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    names = sorted(name for name in here if there.get(name) != here[name])
+    return ", ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
+
+
+def _clear(output_dir: Path) -> list[str]:
+    """Removes what a killed process was writing or deleting; gives the names of the former."""
+    passing = sorted(output_dir.glob(_PASSING))
+    for folder in passing:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in passing if folder.suffix == ".partial"]
+
+
+def _set_aside(folder: Path, fault: str) -> Path:
+    aside = _free_name(folder.with_name(f"broken-{folder.name}"))
+    try:
+        return folder.rename(aside)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be continued from ({fault}), and it cannot be renamed to {aside.name}"
+            f" ({error.strerror}).\nMake its folder writable, or move it away yourself."
+        ) from None
 
 
 def _numbered(output_dir: Path) -> list[Path]:
@@ -37,6 +112,11 @@ def step(folder: Path | None) -> int:
     return int(_NAME.fullmatch(folder.name).group(1)) if folder else 0
 
 
+def tokens(folder: Path | None) -> int:
+    """The tokens trained on before a checkpoint: the data goes on after them."""
+    return read(folder)["tokens"] if folder else 0
+
+
 def _free_name(path: Path) -> Path:
     taken = 1
     free = path
@@ -46,60 +126,135 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's structure, or None."""
-    for name in _REQUIRED:
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-    if not list(folder.glob("rng_state*.pth")):
-        return "rng_state.pth is missing"
-    for path in sorted(folder.iterdir()):
-        fault = _file_fault(path)
-        if fault:
-            return f"{path.name}: {fault}"
-    return _state_fault(folder)
-
-
-def _state_fault(folder: Path) -> str | None:
-    """trainer_state.json is the last file that Trainer writes, and must name the folder's step."""
-    path = folder / "trainer_state.json"
-    if not path.is_file():
-        return "trainer_state.json is missing"
-    recorded = json.loads(path.read_text(encoding="utf-8")).get("global_step")
-    return None if recorded == step(folder) else f"trainer_state.json is of step {recorded}"
-
-
-def _file_fault(path: Path) -> str | None:
-    if path.suffix == ".json":
-        return _json_fault(path)
-    if path.suffix == ".safetensors":
-        return _safetensors_fault(path)
-    if path.suffix in (".pt", ".pth"):
-        return None if zipfile.is_zipfile(path) else "truncated"
-    return None
-
-
-def _json_fault(path: Path) -> str | None:
+def damage(folder: Path, here: Origin) -> str | None:
+    """Why a folder cannot be continued from by this run, or None; reads every byte of it."""
+    if not (folder / SEAL).is_file():
+        return f"it has no {SEAL}, so it is not whole"
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        return str(error)
-    return None
+        seal = read(folder)
+        if seal["format"] != _FORMAT:
+            return f"its seal is of format {seal['format']}, known is {_FORMAT}"
+        if seal["step"] != step(folder):
+            return f"its seal is of step {seal['step']}"
+        if seal["recipe_hash"] != here.recipe_hash:
+            return f"it is of another run, recipe {seal['recipe_hash']}; this is {here.recipe_hash}"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        return f"{SEAL} is damaged: {error}"
+    faults = (_file_fault(folder / name, was) for name, was in seal["files"].items())
+    return next((fault for fault in faults if fault), None)
 
 
-def _safetensors_fault(path: Path) -> str | None:
-    """The header gives the file's size: 8 bytes, the header, the last tensor's end.
+def read(folder: Path) -> dict[str, Any]:
+    """What the seal says: step, tokens, recipe_hash, versions, files; ValueError if damaged."""
+    seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    if seal.pop("xxh3_128") != _digest(seal):
+        raise ValueError("its own hash differs")
+    return seal
 
-    Format: https://huggingface.co/docs/safetensors/index#format
-    """
+
+def _file_fault(path: Path, was: Mapping[str, Any]) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != was["bytes"]:
+        return f"{path.name} has {path.stat().st_size:,} bytes of {was['bytes']:,}"
+    try:
+        same = file_hash(path) == was["xxh3_128"]
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    return None if same else f"{path.name} is not what was written: its hash differs"
+
+
+def file_hash(path: Path) -> str:
+    """Against damage, not against forgery: fast enough to be taken of every byte at every start."""
+    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-        if not 0 < length <= path.stat().st_size - 8:
-            return "truncated"
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return "its header is damaged"
-    end = max(t["data_offsets"][1] for name, t in header.items() if name != "__metadata__")
-    return None if 8 + length + end == path.stat().st_size else "truncated"
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def begin(output_dir: Path, number: int) -> Path:
+    """An empty folder to write the checkpoint of step `number` into."""
+    folder = output_dir / f".checkpoint-{number}.partial"
+    abandon(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def abandon(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish(partial: Path, here: Origin, tokens_trained: int) -> Path:
+    """Seals what `begin` gave, makes sure that it is on the disk, and gives it its name."""
+    folder = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+    files = sorted(path for path in partial.iterdir() if path.is_file())
+    for path in files:
+        path.chmod(0o644)  # safetensors makes files that only their owner reads
+        _sync(path)
+    sizes = {p.name: {"bytes": p.stat().st_size, "xxh3_128": file_hash(p)} for p in files}
+    seal = {"format": _FORMAT, "step": step(folder), "tokens": tokens_trained, "files": sizes}
+    seal |= {"recipe_hash": here.recipe_hash, "versions": dict(here.versions)}
+    (partial / SEAL).write_text(json.dumps(seal | {"xxh3_128": _digest(seal)}, indent=1))
+    for path in (partial / SEAL, partial):
+        _sync(path)
+    if folder.exists():
+        _discard(folder)
+    partial.rename(folder)
+    _sync(folder.parent)
+    return folder
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do this for folders, and order renames by themselves.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def rotate(newest_sealed: Path, limit: int | None, best_step: int | None) -> None:
+    """Deletes sealed checkpoints before the newest `limit` (None: none, else at least two).
+
+    That of `best_step` stays beside them. Order is by step: modification times may all be equal.
+    """
+    older = [p for p in _numbered(newest_sealed.parent) if (p / SEAL).exists()]
+    upto = sorted((p for p in older if step(p) <= step(newest_sealed)), key=step)
+    for folder in upto[: -max(limit, _KEPT)] if limit else []:
+        if step(folder) != best_step:
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Takes the name away first: a half-deleted folder must not be found under it."""
+    passing = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(passing, ignore_errors=True)
+    folder.rename(passing)
+    shutil.rmtree(passing, ignore_errors=True)
+
+
+def last_step(output_dir: Path) -> int:
+    """The last step that any start of the run completed, saved or not; 0 where none is known."""
+    try:
+        return int((output_dir / _LAST_STEP).read_bytes())
+    except (OSError, ValueError):
+        return 0
+
+
+class LastStep:
+    """Notes each completed step in the page cache, where it outlives the process, not the power."""
+
+    def __init__(self, output_dir: Path):
+        self.handle = os.open(output_dir / _LAST_STEP, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def note(self, number: int) -> None:
+        os.pwrite(self.handle, b"%-12d" % number, 0)

@@ -139,7 +139,7 @@ def loading(job: Job) -> Answer:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(job["tokenizer"])
     blocks = _prepared(job).train
-    shuffled = order.stream(blocks, len(blocks), 0)
+    shuffled = order.Stream(blocks, len(blocks), 0)
     of_trainer = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
     ways = {
         "rows": (blocks, list),

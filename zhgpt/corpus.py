@@ -111,7 +111,7 @@ def _unwritable(folder: Path, reason: str) -> InputError:
 
 
 # The content of the files counts, not their names; the model alone knows of the mask.
-_BESIDE_THE_BLOCKS = ("train_files", "validation_files", "document_mask")
+_BESIDE_THE_BLOCKS = ("train_files", "validation_files", "document_mask", "claimed_bytes")
 
 
 def _key(

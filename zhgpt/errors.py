@@ -1,5 +1,6 @@
 """The one exception that means: the input is at fault, not the program; and the exit codes."""
 
+import errno
 import os
 import select
 import sys
@@ -14,6 +15,14 @@ class InputError(Exception):
     """Says what is wrong, where, which value, and what to do; a command prints it, exit code 2."""
 
 
+class Left(Exception):
+    """A run is left before its end: `reason` is for the record, `told` for people. Exit code 75."""
+
+    def __init__(self, reason: str, told: str | None = None):
+        super().__init__(told or reason)
+        self.reason = reason
+
+
 def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     """Runs a command; the user's mistake is one message without traceback, said by one process."""
     try:
@@ -24,12 +33,21 @@ def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR
+    except Left as left:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{left}; the same command continues", flush=True)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted; the same command starts here again", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error}: make room; the same command continues", file=sys.stderr)
         return INTERRUPTED
 
 

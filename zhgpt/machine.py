@@ -2,15 +2,17 @@
 
 import os
 import platform
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from zhgpt.errors import InputError
+from zhgpt.errors import InputError, Left
 
 
 def quiet_libraries() -> None:
@@ -58,6 +60,19 @@ def use_cpu(training_arguments: Mapping[str, Any]) -> bool:
     return training_arguments.get("use_cpu", False) or not torch.accelerator.is_available()
 
 
+def fixed_arguments(training_arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same in every run, and therefore not for a recipe to say."""
+    return {
+        "train_sampling_strategy": "sequential",  # the stream is in its order already,
+        "ignore_data_skip": True,  # and begins where a run goes on
+        "logging_nan_inf_filter": False,  # it writes a NaN loss as the mean of earlier ones
+        "dataloader_pin_memory": has_gpu(),
+        "ddp_find_unused_parameters": False,  # the search walks the graph at each step
+        "disable_tqdm": True,
+        "use_cpu": use_cpu(training_arguments),
+    }
+
+
 def try_parts(trainer: transformers.Trainer) -> None:
     """Builds what the library builds in the first step, so that a wrong value of it is said now."""
     trainer.get_train_dataloader()
@@ -65,18 +80,48 @@ def try_parts(trainer: transformers.Trainer) -> None:
     trainer.optimizer = trainer.lr_scheduler = None
 
 
-def end(trainer: transformers.Trainer) -> None:
-    """Leaves the group of processes; call it last.
+# What the back ends say where another process has ended, or does not answer for too long.
+_LOST = re.compile("gloo|NCCL|by peer|[Tt]imed out|Broken pipe|Connection refused")
+
+
+@contextmanager
+def together(trainer: transformers.Trainer) -> Iterator[None]:
+    """As `among_peers`, and ends the trainer after it."""
+    try:
+        with among_peers():
+            yield
+    except Left:
+        trainer.end()
+        raise
+    trainer.end()
+
+
+@contextmanager
+def among_peers() -> Iterator[None]:
+    """Inside, the end of another process is `Left`.
 
     The group itself is kept to the process's end: torch destroys one while it holds Python's lock
     and waits for a thread that may want this lock (seen with gloo, torch 2.13: a hang at exit).
     """
-    if torch.distributed.is_initialized():
-        _KEPT.append(torch.distributed.group.WORLD)
-    trainer.end()
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_of_group(error):
+            raise
+        told = f"another process of this run has ended ({str(error).splitlines()[0][:120]})"
+        raise Left("another process has ended", told) from None
+    finally:
+        if torch.distributed.is_initialized():
+            _KEPT.append(torch.distributed.group.WORLD)
 
 
 _KEPT: list[Any] = []
+
+
+def _is_of_group(error: RuntimeError) -> bool:
+    if not torch.distributed.is_initialized():
+        return False
+    return isinstance(error, torch.distributed.DistError) or bool(_LOST.search(str(error)))
 
 
 def require_all_processes(world_size: int) -> None:

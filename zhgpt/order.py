@@ -5,18 +5,49 @@ on the seed and the number of blocks alone, so it is the same for any micro-batc
 processes and machine, and a step names its blocks without replaying the ones before it.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
 import datasets
 import numpy as np
 
 
-def block_order(blocks: int, length: int, seed: int) -> np.ndarray:
-    """(length,) int64 block numbers: a fresh permutation for every pass over the `blocks`."""
-    passes = -(-length // blocks)
-    orders = [np.random.default_rng([seed, epoch]).permutation(blocks) for epoch in range(passes)]
-    return np.concatenate(orders)[:length]
+def block_order(blocks: int, places: Sequence[int], seed: int) -> np.ndarray:
+    """(n,) int64 block numbers at n places of the stream: every pass over the `blocks` is a fresh
+    permutation.
+    """
+    passes, within = np.divmod(np.asarray(places), blocks)
+    numbers = np.empty_like(within)
+    for epoch in np.unique(passes):
+        here = passes == epoch
+        numbers[here] = _permutation(blocks, seed, int(epoch))[within[here]]
+    return numbers
 
 
-def stream(blocks: datasets.Dataset, length: int, seed: int) -> datasets.Dataset:
-    """The blocks of the whole run in the order of training, still memory-mapped."""
-    order = block_order(len(blocks), length, seed)
-    return blocks.select(order, keep_in_memory=True)
+@lru_cache(maxsize=1)  # read from front to back, so the passes before are not needed again
+def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(blocks)
+
+
+class Stream:
+    """The blocks of a run in the order of training, from place `start` on; still memory-mapped.
+
+    Item i is the block at place start + i. The length is that of the whole run wherever it starts:
+    so Trainer's arithmetic of epochs and steps stays that of the whole run, and it needs to skip
+    nothing. It ends at max_steps; what a loader fetches ahead of that is further blocks.
+    """
+
+    def __init__(self, blocks: datasets.Dataset, length: int, seed: int, start: int = 0):
+        self.blocks, self.length, self.seed, self.start = blocks, length, seed, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
+        """All rows of a micro-batch in one read, as torch's loader asks for them."""
+        places = np.asarray(items) + self.start
+        return self.blocks.__getitems__(block_order(len(self.blocks), places, self.seed).tolist())

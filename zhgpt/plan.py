@@ -27,6 +27,11 @@ class Plan:
     tokens_per_parameter: float
     flops: float
 
+    @property
+    def blocks(self) -> int:
+        """Of all steps, each as often as it is trained on."""
+        return self.max_steps * self.blocks_per_step
+
 
 def make(pins: Any, config: Any, batches: "Batches", blocks: int) -> Plan:
     """`pins` is a ClmRecipe, `config` a GPT2Config, `blocks` those of the training split.

@@ -44,10 +44,12 @@ class CorpusSection(TextSection):
     train_files. `contamination` is what happens to training documents that are in validation too:
     equal ones, and with a `contamination_similarity` (Jaccard) below 1 near ones. `seed` is of the
     order in which documents are packed. `document_mask` keeps attention and positions within a
-    document (zhgpt.collator); the blocks are the same with and without it.
+    document (zhgpt.collator); the blocks are the same with and without it. `claimed_bytes` is the
+    training text's size in UTF-8 bytes as its owner has it in mind; --plan compares.
     """
 
     train_files: Texts = ()
+    claimed_bytes: int | None = None
     dataset: Mapping | None = None
     validation_files: Texts = ()
     validation_fraction: float = 0.01
@@ -98,8 +100,22 @@ class SamplesSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreemptionSection:
+    """When a run saves, and when it saves and leaves by itself (zhgpt.watch); no result changes.
+
+    `stop_file`: as soon as it exists; `stop_command`: once it succeeds, asked every minute, run
+    without a shell; `max_minutes`: in time before so many have passed since the command began.
+    """
+
+    stop_file: str | None = None
+    stop_command: str | None = None
+    save_minutes: float | None = None
+    max_minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
-    """A pretraining run."""
+    """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
 
     name: str
     purpose: str
@@ -110,15 +126,19 @@ class ClmRecipe:
     training_arguments: Mapping
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
+    preemption: PreemptionSection = PreemptionSection()
+    init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BpeSection:
-    """`pattern` cuts the text before merging; `max_token_length` is in bytes."""
+    """`pre_tokenizer`, a name or a regular expression, cuts the text before merging
+    (zhgpt/pre_tokenizer.py); `max_token_length` is in bytes.
+    """
 
     vocab_size: int
-    pattern: str
+    pre_tokenizer: str
     min_frequency: int = 2
     max_token_length: int | None = None
 
@@ -163,13 +183,25 @@ def _changes_result(path: str) -> bool:
     if section == "training_arguments":
         return not MACHINE_KEYS.fullmatch(key)
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
+    kept_apart += ("corpus.claimed_bytes",)
     # What text the paths lead to is compared by its content; samples are drawn beside training.
-    return path not in kept_apart and section not in ("samples", "why")
+    return path not in kept_apart and section not in ("samples", "preemption", "why")
 
 
 def content(recipe: Any) -> dict[str, Any]:
     """Dotted key to value of everything that changes the result."""
-    return {key: value for key, value in sorted(_flat(as_dict(recipe))) if _changes_result(key)}
+    flat = sorted(_flat(as_dict(recipe)))
+    unset = ("init_from", None)
+    return {key: value for key, value in flat if _changes_result(key) and (key, value) != unset}
+
+
+# A run may be made longer, where its learning rate allows it (zhgpt.schedule).
+LENGTH_KEYS = ("training_arguments.max_steps", "training_arguments.num_train_epochs")
+
+
+def without_length(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `content` stays the same for as long as the run goes on."""
+    return {key: value for key, value in content.items() if key not in LENGTH_KEYS}
 
 
 def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -182,6 +214,16 @@ def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def content_hash(recipe: Any) -> str:
     return _hash(content(recipe))[:16]
+
+
+def lasting_hash(recipe: Any) -> str:
+    """Of the content but the run's length."""
+    return _hash(without_length(content(recipe)))[:16]
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One line per key that differs between two recipes as dictionaries."""
+    return differences(dict(_flat(there)), dict(_flat(here)))
 
 
 def _hash(content: Mapping[str, Any]) -> str:

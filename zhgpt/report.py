@@ -1,17 +1,34 @@
 """What a person reads of a run: the banner before it, the summary and the model card after it."""
 
+import errno
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zhgpt import leaving
+
 Record = Mapping[str, Any]
+Say = Callable[[str], None]
 
 
-def speaker(main_process: bool) -> Callable[[str], None]:
+def speaker(main_process: bool) -> Say:
     """Prints lines at once, also into a log file; the other processes keep silent."""
-    return (lambda line: print(line, flush=True)) if main_process else (lambda line: None)
+    return _print if main_process else (lambda line: None)
+
+
+def _print(line: str) -> None:
+    """A reader that is gone (`| head`, a closed terminal) ends the run in good order."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO) or not leaving.listening():
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        leaving.ask("nobody reads its output")
 
 
 def banner(record: Record, output_dir: Path, resume_step: int) -> str:

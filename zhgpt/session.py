@@ -7,16 +7,28 @@ start, a model card, a results table or a comparison needs.
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from zhgpt import leaving, report
 from zhgpt.command import Command
-from zhgpt.errors import InputError
-from zhgpt.recipe import as_dict, content, content_hash, differences
+from zhgpt.errors import InputError, Left
+from zhgpt.recipe import (
+    as_dict,
+    changes,
+    content,
+    content_hash,
+    differences,
+    without_length,
+)
 
+LOCK = "run.lock"
 PACKAGES = (
     "torch",
     "transformers",
@@ -39,11 +51,15 @@ def new(command: Command) -> dict[str, Any]:
         "recipe_hash": content_hash(command.recipe),
         "content": content(command.recipe),
         "overrides": command.overrides,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
         "source": source(),
         "segments": [],
         "metrics": {},
     }
+
+
+def versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
 
 
 def source() -> dict[str, Any]:
@@ -85,12 +101,11 @@ def write(folder: Path, record: Mapping[str, Any]) -> None:
 def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     """The folder's own record if it is this run's, `fresh` if it is free; nothing is written.
 
-    InputError names what differs where the folder belongs to another run.
+    InputError names what differs where the folder belongs to another run. How long the run is
+    may differ here; zhgpt.schedule judges that.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another place with --output_dir.")
-    _require_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    require_place(folder)
+    if not folder.exists() or all(_is_ours(path) for path in folder.iterdir()):
         return fresh
     if not (folder / "run.json").exists():
         raise InputError(
@@ -98,7 +113,7 @@ def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
             "Nothing in it was touched. Choose another place with --output_dir."
         )
     there = read(folder)
-    require_same(folder, there["content"], fresh["content"])
+    require_same(folder, without_length(there["content"]), without_length(fresh["content"]))
     return there
 
 
@@ -109,11 +124,31 @@ def require_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]
         raise InputError(
             f"{folder} belongs to another run:\n  "
             + "\n  ".join(lines)
-            + "\nNothing in it was touched. Choose another place with --output_dir."
+            + "\nNothing in it was touched. Choose another place with --output_dir;"
+            f" with --init_from {folder} too, the new run begins with the weights of this one."
         )
 
 
-def _require_writable(folder: Path) -> None:
+def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that goes on, with what is asked for now, and with what that changes."""
+    changed = changes(record["recipe"], fresh["recipe"])
+    if changed:
+        segment = len(record["segments"]) + 1
+        record.setdefault("changes", []).append({"segment": segment, "changed": changed})
+    asked = ("recipe", "recipe_file", "recipe_hash", "content", "overrides")
+    record.update({key: fresh[key] for key in asked})
+    return record
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a process left it that was killed before it could write the record, or works now."""
+    return path.name.lstrip(".").startswith((LOCK, "run.json.tmp"))
+
+
+def require_place(folder: Path) -> None:
+    """InputError unless `folder` is, or can become, a folder that can be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another place with --output_dir.")
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise InputError(f"{folder}: {existing} is not a folder that can be written to.")
@@ -122,9 +157,16 @@ def _require_writable(folder: Path) -> None:
 def is_repeated(record: Mapping[str, Any], command: Command) -> bool:
     """Whether a finished run is asked for in the very words that made it; no file is read."""
     same = as_dict(command.recipe)
-    return record["status"] == "finished" and all(
-        record["recipe"][section] == same[section] for section in ("corpus", "tokenizer")
+    return (
+        record["status"] == "finished"
+        and record["content"] == content(command.recipe)
+        and all(record["recipe"][section] == same[section] for section in ("corpus", "tokenizer"))
     )
+
+
+def is_finished(record: Mapping[str, Any], steps: int) -> bool:
+    """Whether the run has ended and is not asked to be of more or fewer steps."""
+    return record["status"] == "finished" and record["plan"]["max_steps"] == steps
 
 
 class Session:
@@ -132,20 +174,61 @@ class Session:
 
     def __init__(self, folder: Path, record: dict[str, Any], main_process: bool):
         self.folder, self.record, self.main_process = folder, record, main_process
+        self.step = 0
+        self.writing = threading.RLock()  # a departure writes from a thread of its own
 
-    def begin(self, step: int, **facts: Any) -> None:
-        """Notes the start; a segment that never ended was killed."""
-        self.record.update(facts, status="running")
+    @property
+    def segment(self) -> dict[str, Any]:
+        return self.record["segments"][-1]
+
+    @contextmanager
+    def open(
+        self, step: int, reached: int, machine: dict[str, Any], **facts: Any
+    ) -> Iterator[None]:
+        """Notes the start at `step`, and the end however it comes about.
+
+        A segment that never ended was killed; `reached` is the last step that any completed.
+        """
+        self.record.update(facts, machine=machine, status="running")
         for segment in self.record["segments"]:
-            segment.setdefault("reason", "killed (found at the next start)")
-        self.record["segments"].append({"started": now(), "from_step": step})
+            if "reason" not in segment:
+                segment.update(reason="killed (found at the next start)", to_step=reached)
+        self.began, self.step = time.monotonic(), step
+        about = {"started": now(), "from_step": step, "repeated_steps": max(0, reached - step)}
+        about |= {"machine": machine, "versions": versions()}
+        self.record["segments"].append(about)
         self._write()
+        with leaving.last_act(self._leave):
+            try:
+                yield
+            except Left as left:
+                self.end("interrupted", left.reason)
+                raise
+            except BaseException as error:
+                self.end("failed", f"error: {type(error).__name__}: {error}"[:300])
+                raise
 
-    def end(self, status: str, reason: str, step: int, **facts: Any) -> None:
-        """Notes how the command ended; `status` is finished or interrupted."""
-        self.record.update(facts, status=status)
-        self.record["segments"][-1].update(ended=now(), reason=reason, to_step=step)
-        self._write()
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Notes the figures of the finished run, and writes its card."""
+        self.record["metrics"] = metrics
+        if self.main_process:
+            report.write_model_card(self.record, self.folder)
+        self.end("finished", "finished")
+
+    def end(self, status: str, reason: str, **facts: Any) -> None:
+        """Notes how the command ended; `status` is finished, interrupted or failed."""
+        steps = self.step - self.segment["from_step"]
+        with self.writing:
+            self.record.update(facts, status=status)
+            self.segment.update(ended=now(), reason=reason, to_step=self.step)
+            self.segment["tokens"] = steps * self.record["recipe"]["tokens_per_step"]
+            self.segment["seconds"] = round(time.monotonic() - self.began, 1)
+            self._write()
+
+    def _leave(self, reason: str) -> None:
+        """A departure after the end, while W&B is waited for, changes nothing of it."""
+        if "reason" not in self.segment:
+            self.end("interrupted", reason)
 
     def note(self, **facts: Any) -> None:
         """Keeps facts that came to be known after the start."""
@@ -154,8 +237,9 @@ class Session:
 
     def _write(self) -> None:
         if self.main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write(self.folder, self.record)
+            with self.writing:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(self.folder, self.record)
 
 
 def now() -> str:

@@ -145,7 +145,7 @@ class Beginnings:
 
 
 # Script=Han of Unicode, Scripts.txt; planes 2 and 3 are set apart for ideographs.
-_HAN = (
+HAN = (
     *((0x2E80, 0x2E99), (0x2E9B, 0x2EF3), (0x2F00, 0x2FD5), (0x3005, 0x3005), (0x3007, 0x3007)),
     *((0x3021, 0x3029), (0x3038, 0x303B), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFA6D)),
     *((0xFA70, 0xFAD9), (0x16FE2, 0x16FE3), (0x16FF0, 0x16FF1), (0x20000, 0x3FFFD)),
@@ -157,7 +157,7 @@ def character_class(character: str) -> str:
     """One of CLASSES: han by script, latin letters by name, the others by general category (digits
     are the decimal ones of any script).
     """
-    if any(first <= ord(character) <= last for first, last in _HAN):
+    if any(first <= ord(character) <= last for first, last in HAN):
         return "han"
     category = unicodedata.category(character)
     if category[0] == "L" and "LATIN" in unicodedata.name(character, ""):

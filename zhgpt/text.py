@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from zhgpt.errors import InputError
 from zhgpt.files import TABLES
 from zhgpt.files import find_files as find_files  # documents and their files: one interface
 from zhgpt.recipe import TextSection
-from zhgpt.tables import arrow_rows, batch_rows, columns_of, no_column, parquet_rows
+from zhgpt.tables import Row, arrow_rows, batch_rows, columns_of, no_column, parquet_rows
 from zhgpt.tally import Tally as Tally
 from zhgpt.unpack import Member
 
-Texts = Iterator[str | None]
+Rows = Iterator[Row]
+
+SOURCE = "source"  # the column that says where a text is from, as data sets have it
 
 # A text of this many characters is measured in parts, so that memory does not hold it once more.
 _LONG = 1 << 20
@@ -47,11 +50,37 @@ def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
     InputError for a file that cannot be read, is damaged, changes meanwhile, has no such column, or
     in which more than section.undecodable_share is no text.
     """
+    return (text for _, text in _kept(path, section, tally, sources=0))
+
+
+def sourced(path: Path, section: TextSection, tally: Tally) -> Iterator[tuple[str, str]]:
+    """The same with where each is from: what the column `source` says, else the file's name.
+
+    All records of a file have the column, or it is not looked at: InputError for one without it
+    after a first one with it.
+    """
+    labelled = replace(section, text_columns=(SOURCE, *columns_of(section)))
+    try:
+        next(_kept(path, labelled, Tally(), sources=1), None)
+    except InputError:  # of another cause, it comes again
+        return ((str(path), text) for text in documents(path, section, tally))
+    kept = _kept(path, labelled, tally, sources=1)
+    return ((source or str(path), text) for source, text in kept)
+
+
+def _kept(
+    path: Path, section: TextSection, tally: Tally, sources: int
+) -> Iterator[tuple[str | None, str]]:
+    """Source and text; `sources` columns, 0 or 1, stand before those of the text."""
     before = tally.documents
     with unpack.named(path):
         for member in unpack.members(path, tally):
             with unpack.named(member.name), _readable_as(section.encoding, member.name):
-                yield from _kept(member, section, tally)
+                # An empty file is no JSON, no CSV and no parquet; in a folder of many it is no
+                # reason to stop.
+                full = member.file.peek(1)
+                rows = _READERS[member.kind](member, section, tally) if full else iter(())
+                yield from _counted(rows, member.name, tally, sources)
     if tally.documents == before:
         tally.lose("empty file", 0, path)
 
@@ -65,13 +94,6 @@ def _readable_as(encoding: str | None, name: str) -> Iterator[None]:
         raise InputError(f"{name}: cannot be read as {encoding} ({error}).") from None
 
 
-def _kept(member: Member, section: TextSection, tally: Tally) -> Iterator[str]:
-    # An empty file is no JSON, no CSV and no parquet; in a folder of many it is no reason to stop.
-    full = member.file.peek(1)
-    texts = _READERS[member.kind](member, section, tally) if full else iter(())
-    yield from _counted(texts, member.name, tally)
-
-
 def of_batches(
     batches: Iterable[pyarrow.RecordBatch],
     schema: pyarrow.Schema,
@@ -81,12 +103,13 @@ def of_batches(
 ) -> Iterator[str]:
     """The documents of a table in memory, as those of a file."""
     rows = batch_rows(batches, schema, name, section, tally)
-    yield from _counted(map(_row_text, rows), name, tally)
+    return (text for _, text in _counted(rows, name, tally, sources=0))
 
 
-def _counted(texts: Texts, name: str, tally: Tally) -> Iterator[str]:
+def _counted(rows: Rows, name: str, tally: Tally, sources: int) -> Iterator[tuple[str | None, str]]:
     before = tally.documents
-    for text in texts:
+    for row in rows:
+        source, text = row[0], _joined(row[sources:])
         tally.documents += 1
         try:
             size = _size(text or "", "strict")
@@ -100,9 +123,14 @@ def _counted(texts: Texts, name: str, tally: Tally) -> Iterator[str]:
                 tally.drop("null" if text is None else "empty", 0, name)
         tally.bytes += size
         if text:
-            yield text
+            yield source, text
     if tally.documents == before:
         tally.lose("empty file", 0, name)
+
+
+def _joined(row: Row) -> str | None:
+    texts = [value for value in row if value is not None]
+    return "\n".join(filter(None, texts)) if texts else None
 
 
 def _size(text: str, errors: str) -> int:
@@ -113,10 +141,13 @@ def _size(text: str, errors: str) -> int:
     return sum(len(part.encode("utf-8", errors)) for part in parts)
 
 
-def _read_text(member: Member, section: TextSection, tally: Tally) -> Texts:
+def _read_text(member: Member, section: TextSection, tally: Tally) -> Rows:
     lines = Lines(member.file, member.name, section, tally)
     alone = section.document == "line"
-    yield from _UNITS[section.document](_good(lines, member.name, tally, documents=int(alone)))
+    texts = _UNITS[section.document](_good(lines, member.name, tally, documents=int(alone)))
+    # One value for each column, as records have them; a file of text has none but the last.
+    others = (None,) * (len(columns_of(section)) - 1)
+    yield from ((*others, text) for text in texts)
 
 
 def _good(lines: Lines, name: str, tally: Tally, documents: int) -> Iterator[str]:
@@ -166,7 +197,7 @@ _UNITS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
 }
 
 
-def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
+def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Rows:
     name, columns = member.name, columns_of(section)
     lines = Lines(member.file, name, section, tally)
     number = records = 0
@@ -187,7 +218,7 @@ def _read_jsonl(member: Member, section: TextSection, tally: Tally) -> Texts:
                 tally.lose("cut short", _size(line, "strict"), f"{name}, line {number:,}")
             else:
                 records += 1
-                yield _text_of(record, columns, f"{name}:{number}")
+                yield _row_of(record, columns, f"{name}:{number}")
 
 
 # What JSON takes for white space.
@@ -213,7 +244,7 @@ def _parse(text: str, name: str, line: int = 1) -> Any:
         raise InputError(f"{name}:{line}: not JSON ({error}).") from None
 
 
-def _read_json(member: Member, section: TextSection, tally: Tally) -> Texts:
+def _read_json(member: Member, section: TextSection, tally: Tally) -> Rows:
     name, columns = member.name, columns_of(section)
     lines = Lines(member.file, name, section, tally)
     content = _parse("".join(lines), name)
@@ -221,27 +252,21 @@ def _read_json(member: Member, section: TextSection, tally: Tally) -> Texts:
     if not isinstance(records, list):
         raise InputError(f'{name}: expected a list of records, or {{"data": [...]}}.')
     for number, record in enumerate(records):
-        text = _text_of(record, columns, f"{name}: record {number}")
-        if lines.bad and text and _ESCAPED.search(text):
+        row = _row_of(record, columns, f"{name}: record {number}")
+        text = _joined(row) or ""
+        if lines.bad and _ESCAPED.search(text):
             size = _size(text, "surrogateescape")
             tally.lose("undecodable", size, f"{name}, record {number}")
         else:
-            yield text
+            yield row
 
 
 # Bytes of a bad line, as surrogateescape writes them.
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
-def _text_of(record: Any, columns: tuple[str, ...], where: str) -> str | None:
-    if len(columns) == 1:
-        return _column(record, columns[0], where)
-    return _joined(_column(record, column, where) for column in columns)
-
-
-def _joined(values: Iterable[str | None]) -> str | None:
-    texts = [value for value in values if value is not None]
-    return "\n".join(filter(None, texts)) if texts else None
+def _row_of(record: Any, columns: tuple[str, ...], where: str) -> Row:
+    return tuple(_column(record, column, where) for column in columns)
 
 
 def _column(record: Any, column: str, where: str) -> str | None:
@@ -256,7 +281,7 @@ def _column(record: Any, column: str, where: str) -> str | None:
     return text
 
 
-def _read_csv(member: Member, section: TextSection, tally: Tally) -> Texts:
+def _read_csv(member: Member, section: TextSection, tally: Tally) -> Rows:
     # The default refuses documents of more than 131,072 characters.
     csv.field_size_limit(2**31 - 1)
     name, columns = member.name, columns_of(section)
@@ -276,7 +301,7 @@ def _read_csv(member: Member, section: TextSection, tally: Tally) -> Texts:
 
 def _csv_texts(
     rows: csv.DictReader, columns: tuple[str, ...], lines: Lines, name: str, tally: Tally
-) -> Texts:
+) -> Rows:
     heads, bad = len(rows.fieldnames), lines.bad
     for row in rows:
         if None in row:
@@ -284,11 +309,12 @@ def _csv_texts(
                 f"{name}:{rows.line_num}: {heads + len(row[None])} values under"
                 f" {heads} columns; a text with a comma stands in double quotes."
             )
-        text = _joined(row[column] for column in columns)
+        values = tuple(row[column] for column in columns)
         if lines.bad > bad:
-            tally.lose("undecodable", _size(text or "", "surrogateescape"), lines.last_bad)
+            size = _size(_joined(values) or "", "surrogateescape")
+            tally.lose("undecodable", size, lines.last_bad)
         else:
-            yield text
+            yield values
         bad = lines.bad
 
 
@@ -301,16 +327,11 @@ def _split(lines: Iterable[str]) -> Iterator[str]:
             yield line
 
 
-def _read_table(member: Member, section: TextSection, tally: Tally) -> Texts:
-    rows = (parquet_rows if member.kind == ".parquet" else arrow_rows)(member, section, tally)
-    return map(_row_text, rows)
+def _read_table(member: Member, section: TextSection, tally: Tally) -> Rows:
+    return (parquet_rows if member.kind == ".parquet" else arrow_rows)(member, section, tally)
 
 
-def _row_text(row: tuple[str | None, ...]) -> str | None:
-    return row[0] if len(row) == 1 else _joined(row)
-
-
-_READERS: dict[str, Callable[[Member, TextSection, Tally], Texts]] = {
+_READERS: dict[str, Callable[[Member, TextSection, Tally], Rows]] = {
     ".txt": _read_text,
     ".md": _read_text,
     ".jsonl": _read_jsonl,

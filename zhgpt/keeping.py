@@ -1,0 +1,356 @@
+"""What a checkpoint holds, and how a run goes on from it as if it had never stopped.
+
+`Sealed` is put before Trainer: it keeps the files and formats of Trainer's checkpoints, from which
+Trainer itself loads. It changes how they are written (from a copy in memory, beside the training,
+sealed), and adds to them what Trainer forgets: continuation.json.
+"""
+
+import dataclasses
+import errno
+import json
+import pickle
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_pt_utils import safe_globals
+
+from zhgpt import checkpoint
+from zhgpt.errors import InputError, Left
+from zhgpt.memory import Memory
+from zhgpt.writer import Writer
+
+CONTINUATION = "continuation.json"
+# torch says of a full disk: RuntimeError, unexpected position in a file; safetensors has its own.
+REFUSALS = (OSError, RuntimeError, safetensors.SafetensorError)
+_MARGIN_BYTES = 16_000_000  # the files beside the tensors, log history and tokenizer above all
+
+
+class Sealed:
+    """A mixin for Trainer: sealed checkpoints, written in the background and continued exactly.
+
+    Overridden of Trainer, beside public methods: `_save_checkpoint`, `_save`,
+    `_maybe_log_save_evaluate`, `_evaluate`, `_load_rng_state`, `_finalize_training`. A test holds
+    the source of each, and of what they rely on, against the version that they were written for.
+    """
+
+    def keep(self, origin: checkpoint.Origin, tokens_per_step: int, say: Callable[[str], None]):
+        """Whose checkpoints these are, and where their trouble is told; call it before train()."""
+        self.origin, self.tokens_per_step = origin, tokens_per_step
+        self.save_seconds = 0.0
+        self._writer = Writer(say, REFUSALS)
+        self._memory = Memory()
+        self._evaluation_due = False
+        self._seconds_before = 0.0
+        self._source: Path | None = None
+
+    # Training ------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """As Trainer's; ends when the last checkpoint is on the disk. Left if it cannot be."""
+        self._source = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.add_callback(_Continuation(self))
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self._writer.free()
+
+    def go_on(self) -> None:
+        """Takes up what Trainer resets at the start of training; without a checkpoint, nothing."""
+        self._began = time.time()
+        # Trainer goes on with the checkpoint's intervals whatever is asked for now.
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if not self._source:
+            return
+        kept = json.loads((self._source / CONTINUATION).read_text(encoding="utf-8"))
+        losses = kept["losses"]
+        same = len(losses) == self.args.world_size
+        self._tr_loss += losses[self.args.process_index] if same else float(np.mean(losses))
+        self._total_loss_scalar = kept["total_loss"]
+        self._globalstep_last_logged = kept["last_logged_step"]
+        self._initial_global_step = self._initial_num_input_tokens_seen = 0
+        self._seconds_before = kept["seconds"]
+        if kept["evaluation_due"]:
+            self.control.should_evaluate = True
+            super()._maybe_log_save_evaluate(
+                self._tr_loss, None, self.model_wrapped, None, 0, None, self._began
+            )
+
+    def take_random_state(self) -> None:
+        """The checkpoint's, once the first batch is there: to fetch it took random numbers."""
+        if self._source:
+            self._load_rng_state(str(self._source))
+            self._source = None
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Each process its own; where their number has changed, new ones of seed, step and rank."""
+        if checkpoint and not Path(checkpoint, _rng_file(self.args)).exists():
+            place = [self.args.seed, self.state.global_step, self.args.process_index]
+            set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        else:
+            super()._load_rng_state(checkpoint)
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        """The runtime is that of all segments; the last checkpoint is waited for."""
+        self._require_saved()
+        self._mark_best()
+        return super()._finalize_training(
+            trial, num_train_samples, start_time - self._seconds_before
+        )
+
+    def _require_saved(self) -> None:
+        refusal = self._writer.finish() if self.args.should_save else None
+        refusal = _from_first(str(refusal) if refusal else None)
+        if refusal:
+            told = f"step {self.state.global_step} could not be saved: {refusal}"
+            raise Left("the last checkpoint could not be saved", told)
+
+    def finish(self, train_metrics: dict[str, float]) -> dict[str, float]:
+        """The last evaluation, if it is not made yet, and the final files; gives all figures.
+
+        Left if the disk refuses a file.
+        """
+        evaluation = self._last_evaluation() or self.evaluate()
+        try:
+            self.save_model()
+            self.save_state()
+            if self.args.should_save:  # Trainer adds to what a killed process may have half written
+                Path(self.args.output_dir, "all_results.json").unlink(missing_ok=True)
+            self.save_metrics("train", train_metrics)
+            self.save_metrics("eval", evaluation)
+        except REFUSALS as refusal:
+            told = f"the trained model could not be saved: {refusal}"
+            raise Left("the model could not be saved", told) from refusal
+        return train_metrics | evaluation
+
+    def _last_evaluation(self) -> dict[str, float] | None:
+        """The metrics of an evaluation of the present weights, if there was one."""
+        if self.args.load_best_model_at_end:
+            return None
+        for entry in reversed(self.state.log_history):
+            if entry["step"] != self.state.global_step:
+                return None
+            if "eval_loss" in entry:
+                return {key: value for key, value in entry.items() if key != "step"}
+        return None
+
+    # Evaluation ----------------------------------------------------------------------------------
+
+    def evaluate(self, *args, **kwargs):
+        """As Trainer's; random numbers go on as if there had been no evaluation."""
+        with _kept_random_states():
+            return super().evaluate(*args, **kwargs)
+
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
+        """Trainer repeats the evaluation before the first step (`eval_on_start`) at each start."""
+        if skip_scheduler and self.state.global_step > 0:
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        """An evaluation that is left, or due when the run is left, is made at the next start."""
+        self._evaluation_due = False
+        leaving = (
+            self.control.should_training_stop and self.state.global_step < self.state.max_steps
+        )
+        if leaving and self.control.should_evaluate:
+            self._put_off_evaluation()
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except Left:
+            self._put_off_evaluation()
+            self.control.should_training_stop = self.control.should_save = True
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _put_off_evaluation(self) -> None:
+        self._evaluation_due, self.control.should_evaluate = True, False
+        here = self.state.global_step
+        history = self.state.log_history
+        self.state.log_history = [e for e in history if e["step"] != here or "eval_loss" not in e]
+
+    # Saving --------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Copies all that the continuation needs to memory; a thread writes it to the disk."""
+        self.store_flos()
+        ranks = _gathered({"rng": _random_states(self.args), "loss": self._tr_loss.item()})
+        if not self.args.should_save:
+            return
+        self._writer.free()
+        self._mark_best()
+        name = f"checkpoint-{self.state.global_step}"
+        self._writer.start(name, partial(self._write, self._snapshot(ranks), time.perf_counter()))
+
+    def _snapshot(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+        """File name to content: what changes with the next step is copied."""
+        states = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
+        if self.accelerator.scaler is not None:
+            states["scaler.pt"] = self.accelerator.scaler
+        content = {name: state.state_dict() for name, state in states.items()}
+        content["model.safetensors"] = self.model.state_dict()
+        content = self._memory.copy(content)
+        content |= {_rng_file(self.args, rank): each["rng"] for rank, each in enumerate(ranks)}
+        history = list(self.state.log_history)
+        content["trainer_state.json"] = dataclasses.replace(self.state, log_history=history)
+        content[CONTINUATION] = {
+            "tokens": self.state.global_step * self.tokens_per_step,
+            "seconds": self._seconds_before + time.time() - self._began,
+            "losses": [each["loss"] for each in ranks],
+            "total_loss": self._total_loss_scalar,
+            "last_logged_step": self._globalstep_last_logged,
+            "evaluation_due": self._evaluation_due,
+        }
+        return content
+
+    def _write(self, content: dict[str, Any], began: float) -> None:
+        """One attempt, in the background; what it leaves half done is removed."""
+        state, root = content["trainer_state.json"], Path(self.args.output_dir)
+        _require_space(root, self._memory.nbytes + _MARGIN_BYTES)
+        folder = checkpoint.begin(root, state.global_step)
+        try:
+            self._save(str(folder), content["model.safetensors"])
+            for name in content:
+                if name.endswith((".pt", ".pth")):
+                    torch.save(content[name], folder / name)
+            state.save_to_json(str(folder / "trainer_state.json"))
+            (folder / CONTINUATION).write_text(json.dumps(content[CONTINUATION], indent=1))
+            sealed = checkpoint.publish(folder, self.origin, content[CONTINUATION]["tokens"])
+        except Exception:
+            checkpoint.abandon(folder)
+            raise
+        checkpoint.rotate(sealed, self.args.save_total_limit, state.best_global_step)
+        self.save_seconds = max(self.save_seconds, time.perf_counter() - began)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Weights, configuration and tokenizer as Trainer's; no training_args.bin, a pickle."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self.model.save_pretrained(folder, state_dict=state_dict)
+        _save_tokenizer(self.processing_class, folder)
+        (folder / "model.safetensors").chmod(0o644)  # the library's is for its owner alone
+
+    def _mark_best(self) -> None:
+        """Where load_best_model_at_end will find it, also if the output folder was moved."""
+        best, here = self.state.best_global_step, self.state.global_step
+        folder = Path(self.args.output_dir, f"checkpoint-{best}")
+        kept = best and (best == here or folder.is_dir())
+        self.state.best_model_checkpoint = str(folder) if kept else None
+
+
+class _Continuation(TrainerCallback):
+    """The moments of the training loop at which `Sealed` has something to do; the last callback."""
+
+    def __init__(self, trainer: Sealed):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.steps = checkpoint.LastStep(Path(args.output_dir)) if args.should_save else None
+        self.trainer.go_on()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.take_random_state()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.steps:
+            self.steps.note(state.global_step)
+
+
+def newest(output_dir: Path, origin: checkpoint.Origin, say: Callable[[str], None]) -> Path | None:
+    """checkpoint.newest, found by the first process; InputError if there is code in it."""
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    found = _from_first(checkpoint.newest(output_dir, origin, say) if first else None)
+    if found:
+        _require_data(found)
+    return found
+
+
+def _save_tokenizer(tokenizer, folder: Path) -> None:
+    """OSError where the disk refuses it: tokenizers raises a bare Exception with Rust's words."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if "(os error " not in str(error):
+            raise
+        raise OSError(str(error)) from error
+
+
+def _require_data(folder: Path) -> None:
+    """InputError if a file of a checkpoint holds more than data; nothing in it is executed."""
+    for path in sorted(folder.glob("*.pt*")):
+        try:
+            with safe_globals():
+                torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}: holds something else than data and was not executed: {reason}\n"
+                f"Somebody put it there: its seal is valid. Move {folder} away to continue from the"
+                " checkpoint before it."
+            ) from None
+
+
+def _rng_file(args, rank: int | None = None) -> str:
+    """Trainer's name for the random state of a process."""
+    if args.world_size == 1:
+        return "rng_state.pth"
+    return f"rng_state_{args.process_index if rank is None else rank}.pth"
+
+
+def _random_states(args) -> dict[str, Any]:
+    """As Trainer._save_rng_state has it."""
+    states = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        cuda = torch.cuda.random
+        states["cuda"] = cuda.get_rng_state_all() if args.world_size > 1 else cuda.get_rng_state()
+    return states
+
+
+@contextmanager
+def _kept_random_states() -> Iterator[None]:
+    python, of_numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        sizes = f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, f"the disk is full, {sizes}")
+
+
+def _gathered(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _from_first(value: Any) -> Any:
+    """What the first process knows, told to all."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
