@@ -3,20 +3,15 @@
 import hashlib
 import inspect
 import json
-import os
-import pickle
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import transformers
 from transformers import Trainer
 
 import run_clm
-from zhgpt import callbacks, checkpoint, keeping, recipe
-from zhgpt.errors import InputError, Left, exit_code
+from zhgpt import callbacks
+from zhgpt.errors import exit_code
 
 # The mixin was written for these sources; read what has changed before a number here is changed.
 SOURCES = {
@@ -88,7 +83,11 @@ def outcome(folder: Path) -> dict:
         for entry in state["log_history"]
     ]
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return {"history": history, "weights": weights, "samples": (folder / "samples.jsonl").read_text()}
+    return {
+        "history": history,
+        "weights": weights,
+        "samples": (folder / "samples.jsonl").read_text(),
+    }
 
 
 @pytest.fixture(scope="module")
