@@ -21,6 +21,7 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "step_memory": {"plan"},
         "writer": set(),
         "rules": {"recipe"},
         "lint": {"recipe", "rules"},
@@ -76,6 +77,7 @@ LEVELS = {
         "lock": set(),
         "baseline": {"text", "files"},
         "curve": set(),
+        "bpe_curve": set(),
         "survey": {"text", "files", "bpe", "cleaning", "encoder", "frequent"},
     },
     2: {

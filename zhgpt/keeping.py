@@ -39,8 +39,9 @@ class Sealed:
     """A mixin for Trainer: sealed checkpoints, written in the background and continued exactly.
 
     Overridden of Trainer, beside public methods: `_save_checkpoint`, `_save`,
-    `_maybe_log_save_evaluate`, `_evaluate`, `_load_rng_state`, `_finalize_training`. A test holds
-    the source of each, and of what they rely on, against the version that they were written for.
+    `_maybe_log_save_evaluate`, `_evaluate`, `_load_rng_state`, `_issue_warnings_after_load`,
+    `_finalize_training`. A test holds the source of each, and of what they rely on, against the
+    version that they were written for.
     """
 
     def keep(self, origin: checkpoint.Origin, tokens_per_step: int, say: Callable[[str], None]):
@@ -98,6 +99,12 @@ class Sealed:
             set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         else:
             super()._load_rng_state(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """Tied weights are in a file once: no reason for a warning at each start."""
+        tied = self.model.all_tied_weights_keys
+        load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _finalize_training(self, trial, num_train_samples, start_time):
         """The runtime is that of all segments; the last checkpoint is waited for."""

@@ -1,5 +1,6 @@
 """What this machine is, and whether it can do what the recipe asks."""
 
+import logging
 import os
 import platform
 import re
@@ -16,8 +17,16 @@ from zhgpt.errors import InputError, Left
 
 
 def quiet_libraries() -> None:
-    """No bar for writing a file of weights: it would be control characters in a log."""
+    """No bar for writing a file of weights: it would be control characters in a log.
+
+    Nor the warning that other intervals than the checkpoint's have no effect: here they have one.
+    """
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("transformers.trainer_utils").addFilter(_is_not_of_intervals)
+
+
+def _is_not_of_intervals(record: logging.LogRecord) -> bool:
+    return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 
 
 def rank() -> int:
