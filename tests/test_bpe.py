@@ -1,6 +1,7 @@
 """Tokenizers: every string comes back, the ids are the same everywhere, nothing is half written."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 from conftest import ROOT, tiny_stories, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoTokenizer, GPT2Config
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from transformers import AutoTokenizer, GPT2Config, TextStreamer
 
 import run_bpe
-from zhgpt import bpe, bpe_folder
+from zhgpt import bpe, bpe_folder, callbacks
+from zhgpt.encoder import Encoder
+from zhgpt.recipe import TextSection
+from zhgpt.text import Tally, documents
 
 SHIPPED = sorted(path.parent for path in (ROOT / "tokenizer").glob("*/tokenizer.json"))
 HARD = "ＡＢＣ，全角 é é ﷺ 🀄🇨🇳👨‍👩‍👧 \u2028\u3000\x00\x07\r\n\t<|endoftext|><|pad|> 12345 don't"
@@ -29,9 +33,66 @@ def round_trip(tokenizer: Tokenizer, text: str) -> str:
     return tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False)
 
 
-@given(st.text())
+ANY = st.text() | st.text(
+    st.sampled_from("é\u0301ﷺＡ，🀄🇨🇳👨\u200d👩\ufe0f\u0378\U000e0100\x00\r\n <|endoftext|>")
+)
+
+
+@given(ANY)
 def test_every_string_comes_back(tiny_files, text):
     assert round_trip(load(tiny_files["tokenizer"]), text) == text
+
+
+@given(ANY)
+def test_a_stream_never_shows_half_a_character(tiny_files, text):
+    """What a model writes is shown token by token."""
+    tokenizer = load(tiny_files["tokenizer"])
+    shown, stream = [], decoders.DecodeStream(skip_special_tokens=False)
+    for token in tokenizer.encode(text).ids:
+        shown.append(stream.step(tokenizer, token) or "")
+    assert "".join(shown) == text
+    assert all("\ufffd" not in part for part in shown) or "\ufffd" in text
+
+
+def test_the_librarys_streamer_shows_no_half_either():
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED[0])
+    text, shown = "龘🀄👨\u200d👩 好，a é𠀀\n" * 3, []
+
+    class Shown(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            shown.append(text)
+
+    streamer = Shown(tokenizer)
+    for token in tokenizer(text, return_tensors="pt")["input_ids"][0]:
+        streamer.put(token[None])
+    streamer.end()
+    assert "".join(shown) == text and not any("\ufffd" in part for part in shown)
+
+
+def test_the_fast_path_gives_the_same_ids_also_in_a_child():
+    folder = SHIPPED[-1]
+    fast, ids = Encoder(load(folder)), load(folder).encode(HARD).ids
+    assert fast.encode([HARD])[0].tolist() == ids
+    with multiprocessing.get_context("fork").Pool(1) as child:
+        assert child.map(fast.encode, [[HARD]])[0][0].tolist() == ids
+
+
+def test_special_tokens_of_a_prompt_are_text():
+    """As in training; they are looked for only where that is asked for."""
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED[-1])
+    ids = callbacks.encoded(tokenizer, "好<|endoftext|>")["input_ids"][0].tolist()
+    assert 0 not in ids and tokenizer.decode(ids) == "好<|endoftext|>"
+    assert 0 in tokenizer("好<|endoftext|>")["input_ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.corpus
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_every_validation_document_comes_back(folder, corpus_dir):
+    tokenizer = load(folder)
+    path, section = corpus_dir / "validation.jsonl.zst", TextSection(train_files=())
+    for text in documents(path, section, Tally()):
+        assert round_trip(tokenizer, text) == text
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Trainer, TrainerCallback
+from transformers import BatchEncoding, GenerationConfig, Trainer, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 
@@ -191,8 +191,13 @@ def _leave_if_asked(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tens
     return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+def encoded(tokenizer, prompt: str) -> BatchEncoding:
+    """As in training: the name of a special token in a text is text."""
+    return tokenizer(prompt, return_tensors="pt", split_special_tokens=True)
+
+
 def _continue(model, tokenizer, prompt: str, section: SamplesSection) -> str:
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    inputs = encoded(tokenizer, prompt).to(model.device)
     length = inputs["input_ids"].shape[1]
     config = GenerationConfig(
         # Learnt positions end at n_positions: a longer text has no meaning for this model.
