@@ -60,8 +60,9 @@ def run(argv: list[str] | None) -> int:
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
-    with watch.Watch(pins.preemption, say) as watcher, lock.alone(output_dir, machine.rank(), say):
-        history = train(asked, output_dir, watcher, say)
+    with machine.among_peers(), watch.Watch(pins.preemption, say) as watcher:
+        with lock.alone(output_dir, machine.rank(), say):
+            history = train(asked, output_dir, watcher, say)
     say(report.summary(history, output_dir))
     return FINISHED
 

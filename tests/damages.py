@@ -236,7 +236,7 @@ def of_other_format(folder: Path, other: Path) -> None:
 
 RECORD = [
     Damage(f"run.json: {way}", record(WAYS[way]), ("run.json",), code=2, mend=restore_record)
-    for way in ("truncated", "emptied", "half zeroed", "removed")
+    for way in ("truncated", "emptied", "removed")
 ]
 FOLDERS = [
     Damage("nothing", nothing),

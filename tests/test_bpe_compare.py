@@ -262,6 +262,35 @@ def test_passages_are_drawn_evenly_and_again():
     assert len({source for source, _ in many}) == 10
 
 
+def without_speed(table: str) -> list[str]:
+    return [re.sub(r"  [\d.]+$", "", line) for line in table.splitlines()]
+
+
+def test_the_documented_command_prints_what_is_documented(tmp_path, monkeypatch, capsys):
+    documented = (ROOT / "docs/tokenizer.md").read_text(encoding="utf-8")
+    command, printed = re.search(
+        r"```\npython run_bpe.py (--compare .+)\n```\n\n```\n(.+?)```", documented, re.DOTALL
+    ).groups()
+    monkeypatch.chdir(ROOT)
+    words = command.replace("page.html", str(tmp_path / "page.html")).split()
+    assert run_bpe.run(words) == 0
+    assert without_speed(capsys.readouterr().out) == without_speed(printed)
+
+
+@pytest.mark.corpus
+def test_the_documented_figures_of_mixed_text(corpus_dir, monkeypatch, capsys):
+    documented = (ROOT / "docs/tokenizer.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(tokenizer/\w+)` \| (\d.+) \|$", documented, re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    words = ["--compare", *(folder for folder, _ in rows), "--files"]
+    assert run_bpe.run([*words, str(corpus_dir / "validation.jsonl.zst")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for folder, figures in rows:
+        printed = next(line for line in lines if line[:1] == [folder])
+        del printed[7]  # unknown, which is 0 and not in the table
+        assert printed[1:9] == figures.split(" | ")
+
+
 class Spans(HTMLParser):
     """The attributes of tokens, and the text outside of scripts and styles."""
 

@@ -21,6 +21,7 @@ LEVELS = {
         "recipe": {"check"},
         "command": {"check", "recipe"},
         "plan": set(),
+        "step_memory": {"plan"},
         "writer": set(),
         "rules": {"recipe"},
         "lint": {"recipe", "rules"},

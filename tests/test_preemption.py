@@ -3,7 +3,9 @@
 tests/campaign_preemption.py does the same at random moments, on more settings, by the hundred.
 """
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from conftest import ROOT
 from damages import Damage
 
 import run_clm  # noqa: F401  what the attempts are forked with
-from zhgpt import checkpoint
+from zhgpt import checkpoint, session
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,23 @@ HARM = [damages.of_file(name, way, damages.WAYS[way]) for name, way in FILES] + 
 @pytest.mark.parametrize("damage", HARM, ids=lambda damage: damage.name)
 def test_damage_is_set_aside_or_refused(patient, damage: Damage):
     assert patient.suffer(damage, damage.name.replace("/", "_")) == []
+
+
+def test_a_disk_without_room_for_the_record(patient):
+    def refuse() -> None:
+        def write(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        session.write = write
+
+    run = patient.copy("full")
+    run.prepare = refuse
+    end = run.attempt()
+    assert (end.code, "Traceback" in end.output) == (75, False), end.output
+    assert "make room" in end.output
+    run.prepare = damages.nothing
+    assert run.attempt().code == 0
+    assert attempts.differences(run.folder, patient.twin) == []
 
 
 def test_what_is_wrong_is_found(patient):

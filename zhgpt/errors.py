@@ -1,5 +1,6 @@
 """The one exception that means: the input is at fault, not the program; and the exit codes."""
 
+import errno
 import os
 import select
 import sys
@@ -42,6 +43,11 @@ def exit_code(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error}: make room; the same command continues", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -2,9 +2,9 @@
 
 `python -m zhgpt.lint` writes docs/lint.md anew.
 
-`stop` ends a training start unless it is accepted by name; `warn` will probably cost the result,
-time or money; `note` is worth knowing. A warning whose id stands in the recipe's `why` was meant,
-and becomes a note.
+`stop` is for a run that would not be worth its time; `warn` will probably cost the result, time
+or money; `note` is worth knowing. A warning whose id stands in the recipe's `why` was meant, and
+becomes a note.
 """
 
 import sys
@@ -76,10 +76,10 @@ def record(found: Sequence[Finding], accepted: Collection[str]) -> list[dict[str
 
 _PAGE = """# What is looked at before a run
 
-A page made from the code: `python -m zhgpt.lint`. `--plan` shows all findings; a training start
-shows those that warn, and ends at those that stop, with exit code 2, unless they are accepted by
-name: `--accept many-epochs`. What was found and accepted stands in `run.json`. A recipe that
-means a value which warns says so in its `why`, by the rule's name:
+A page made from the code: `python -m zhgpt.lint`. The shipped recipes are held to these rules by
+tests; a training start does not ask them yet. `stop` is for runs that would not be worth their
+time, `warn` for what will probably cost the result, time or money, `note` for what is worth
+knowing. A recipe that means a value which warns says so in its `why`, by the rule's name:
 
 ```json
 "why": {{"training_arguments.max_steps": "few-tokens is meant: a rehearsal of half an hour"}}

@@ -95,24 +95,33 @@ _LOST = re.compile("gloo|NCCL|by peer|[Tt]imed out|Broken pipe|Connection refuse
 
 @contextmanager
 def together(trainer: transformers.Trainer) -> Iterator[None]:
-    """Inside, the end of another process is `Left`; leaves the group of processes after it.
+    """As `among_peers`, and ends the trainer after it."""
+    try:
+        with among_peers():
+            yield
+    except Left:
+        trainer.end()
+        raise
+    trainer.end()
+
+
+@contextmanager
+def among_peers() -> Iterator[None]:
+    """Inside, the end of another process is `Left`.
 
     The group itself is kept to the process's end: torch destroys one while it holds Python's lock
     and waits for a thread that may want this lock (seen with gloo, torch 2.13: a hang at exit).
     """
-    if torch.distributed.is_initialized():
-        _KEPT.append(torch.distributed.group.WORLD)
     try:
         yield
-    except Left:
-        trainer.end()
-        raise
     except RuntimeError as error:
         if not _is_of_group(error):
             raise
         told = f"another process of this run has ended ({str(error).splitlines()[0][:120]})"
         raise Left("another process has ended", told) from None
-    trainer.end()
+    finally:
+        if torch.distributed.is_initialized():
+            _KEPT.append(torch.distributed.group.WORLD)
 
 
 _KEPT: list[Any] = []

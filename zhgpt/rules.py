@@ -707,7 +707,7 @@ RULES: tuple[Rule, ...] = (
         "training_arguments.per_device_train_batch_size",
         f"the estimate of memory exceeds the device's by more than {ESTIMATE_ERROR:.0%} stop, comes"
         f" within {ESTIMATE_ERROR:.0%} of it warn",
-        "zhgpt/memory.py, checked against measured peaks (docs/plan.md)",
+        "zhgpt/step_memory.py, checked against what autograd keeps",
         _fits,
     ),
     Rule(

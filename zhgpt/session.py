@@ -7,6 +7,7 @@ start, a model card, a results table or a comparison needs.
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from zhgpt import leaving, report
 from zhgpt.command import Command
-from zhgpt.errors import InputError, Left
+from zhgpt.errors import FINISHED, INTERRUPTED, InputError, Left, exit_code
 from zhgpt.recipe import (
     as_dict,
     changes,
@@ -244,3 +245,18 @@ class Session:
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def ending(folder: Path) -> int:
+    """Says how a run's last segment ended; its exit code, which a launcher may not have passed on.
+
+    One that was killed has none, and is to be continued like one that left.
+    """
+    record = read(folder)
+    last = record["segments"][-1] if record["segments"] else {}
+    print(f"{folder}: {record['status']}; last segment: {last.get('reason', 'killed or running')}")
+    return {"finished": FINISHED, "failed": 1}.get(record["status"], INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda _: ending(Path(sys.argv[1])), None))
