@@ -76,7 +76,6 @@ LEVELS = {
         "lock": set(),
         "baseline": {"text", "files"},
         "curve": set(),
-        "bpe_curve": set(),
         "survey": {"text", "files", "bpe", "cleaning", "encoder", "frequent"},
     },
     2: {
