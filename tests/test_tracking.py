@@ -91,7 +91,9 @@ def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, ca
         monkeypatch.setattr(tracking.Tracker, "_log", fail)
     else:
         monkeypatch.setattr(wandb, "init", hang if trouble == "hangs" else fail)
-    monkeypatch.setattr(tracking, "SECONDS_TO_FINISH", {"finished": 0.1})
+    monkeypatch.setattr(
+        tracking, "SECONDS_TO_FINISH", {"finished": 0.1 if trouble == "hangs" else 30}
+    )
     path = tiny_recipe(training_arguments__report_to="wandb")
     assert run_clm.run([str(path), "--output_dir", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
