@@ -88,7 +88,7 @@ LEVELS = {
         "initial": set(),
         "callbacks": {"tracking", "stopping"},
         "stopping": set(),
-        "tracking": set(),
+        "tracking": {"leaving"},
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,26 @@ def test_an_account_is_found_where_wandb_finds_it(tmp_path, monkeypatch):
     assert not tracking.has_account()
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert tracking.has_account()
+
+
+@pytest.mark.parametrize("trouble", ["fails at once", "fails later", "hangs"])
+def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, capsys, trouble):
+    def fail(*_, **__):
+        raise wandb.errors.CommError("unreachable, on purpose")
+
+    def hang(*_, **__):
+        threading.Event().wait()
+
+    if trouble == "fails later":
+        monkeypatch.setattr(tracking.Tracker, "_log", fail)
+    else:
+        monkeypatch.setattr(wandb, "init", hang if trouble == "hangs" else fail)
+    monkeypatch.setattr(
+        tracking, "SECONDS_TO_FINISH", {"finished": 0.1 if trouble == "hangs" else 30}
+    )
+    path = tiny_recipe(training_arguments__report_to="wandb")
+    assert run_clm.run([str(path), "--output_dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert ("does not answer" if trouble == "hangs" else "on purpose; going on without it") in said
+    if trouble == "fails later":
+        wandb.finish()
