@@ -30,13 +30,15 @@ def run(argv: Sequence[str] | None) -> int:
     folder = Path(asked.flags["output_dir"] or Path("tokenizer", asked.run_name))
     bpe_folder.require_free(folder, asked.flags["overwrite"])
 
-    reading = bpe_text.Reading(pins.corpus, say)
-    tokenizer = bpe_train.train(iter(reading), pins.bpe)
-    entries = tokenizer.get_vocab_size()
-    if entries < pins.bpe.vocab_size:
-        say(f"the text has pairs for {entries:,} entries only, not for {pins.bpe.vocab_size:,}")
-    facts = bpe_folder.facts(reading, tokenizer, asked, began)
+    bpe_train.require_possible(pins.bpe)
+
+    reading = bpe_text.Reading(pins, say)
+    tokenizer, trained = bpe_train.train(reading, pins.bpe, say)
+    for line in reading.tally.lines():
+        say(line)
+    facts = bpe_folder.facts(reading, tokenizer, asked, began) | {"training": trained}
     bpe_folder.save(tokenizer, folder, facts, asked.flags["overwrite"])
+    entries = tokenizer.get_vocab_size()
     say(f"{folder}: {entries:,} entries from {reading.bytes / 1e6:.1f} MB in {facts['seconds']} s")
     return FINISHED
 

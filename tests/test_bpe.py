@@ -119,12 +119,6 @@ def test_the_order_of_texts_and_threads_change_nothing(recipe, tmp_path, monkeyp
     assert made[0] == made[1]
 
 
-def test_a_vocabulary_that_the_text_does_not_fill_is_said(recipe, tmp_path, capsys):
-    arguments = [str(recipe), "--output_dir", str(tmp_path / "t"), "--vocab_size", "9999"]
-    assert run_bpe.run(arguments) == 0
-    assert "not for 9,999" in capsys.readouterr().out
-
-
 def test_what_is_cut_short_never_has_the_final_name(recipe, tmp_path, monkeypatch):
     arguments = [str(recipe), "--output_dir", str(tmp_path / "t")]
     with monkeypatch.context() as broken:

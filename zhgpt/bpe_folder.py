@@ -143,7 +143,7 @@ _CARD = """# {name}
 
 {purpose}
 
-Byte-level BPE of {entries:,} entries{fewer}: every byte is one,
+Byte-level BPE of {entries:,} entries: every byte is one,
 nothing is normalised, so every string comes back as it was.
 `<|endoftext|>` (id 0) ends a document, `<|pad|>` (id 1) is padding only.
 
@@ -153,6 +153,7 @@ nothing is normalised, so every string comes back as it was.
 | documents | {documents:,} |
 | bytes | {bytes:,} |
 | characters | {characters:,} |
+| trained on | one in {one_in} occurrences of each pre-token |
 | seconds | {seconds} |
 | peak memory | {memory:.2f} GB |
 | tokenizers | {tokenizers} |
@@ -178,18 +179,15 @@ The longest entries:
 def card(name: str, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> str:
     """README.md of a tokenizer, from the facts alone."""
     recipe, text = facts["recipe"], facts["text"]
-    asked = recipe["bpe"]["vocab_size"]
     return _CARD.format(
         name=name,
         purpose=recipe["purpose"],
         entries=facts["entries"],
-        fewer=""
-        if facts["entries"] == asked
-        else f" ({asked:,} asked; the text has no more pairs)",
         files=", ".join(file["name"] for file in text["files"]),
         documents=text["documents"],
         bytes=text["bytes"],
         characters=text["characters"],
+        one_in=facts["training"]["one_in"],
         seconds=facts["seconds"],
         memory=facts["peak_memory_bytes"] / 1e9,
         tokenizers=facts["versions"]["tokenizers"],

@@ -1,47 +1,123 @@
-"""The text that a tokenizer is trained on, and what was read of it."""
+"""The text that a tokenizer is trained on: cleaned, sampled, and read as often as it is needed."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from zhgpt.bpe import dropped
+from zhgpt.cleaning import Cleaner
+from zhgpt.clock import Clock
+from zhgpt.duplicates import Deduplicator, utf8_size
 from zhgpt.errors import InputError
-from zhgpt.recipe import TextSection
+from zhgpt.files import position
+from zhgpt.frequent import LineCounts
+from zhgpt.recipe import BpeRecipe
 from zhgpt.text import Tally, documents, file_hash, find_files
 
 Say = Callable[[str], None]
 
 
 class Reading:
-    """The documents of some files, at least one, and what was read of them so far."""
+    """The documents of a recipe's files, at least one, and what was read of them the last time.
 
-    def __init__(self, section: TextSection, say: Say):
-        self.files = find_files(section.train_files, "train_files")
-        self.section, self.say = section, say
-        self.tally = Tally()
+    With `sample_bytes`, those of the smallest hashes (XXH3 of their text with the seed) that are
+    so many bytes together: the same ones in any order. All documents that are equal belong to the
+    sample, or none. What is found out of the whole text first is found out here, in passes of
+    its own.
+    """
+
+    def __init__(self, recipe: BpeRecipe, say: Say):
+        self.section, self.cleaning, self.say = recipe.corpus, recipe.cleaning, say
+        self.seed = recipe.bpe.seed
+        self.files = find_files(self.section.train_files, "train_files")
+        self.sizes = [path.stat().st_size for path in self.files]
+        self.repeated: frozenset[str] = frozenset()
+        self.highest: int | None = None
+        self._begin()
+        if self.cleaning.repeated_lines is not None:
+            self.repeated = self._repeated_lines(self.cleaning.repeated_lines)
+        if recipe.bpe.sample_bytes is not None:
+            self.highest = self._highest_hash(recipe.bpe.sample_bytes)
+
+    def _begin(self) -> None:
+        self.tally, self.removed = Tally(), Counter()
         self.documents = self.bytes = self.characters = 0
 
-    def __iter__(self) -> Iterator[str]:
-        for number, path in enumerate(self.files, 1):
-            for text in documents(path, self.section, self.tally):
+    def texts(self, doing: str) -> Iterator[str]:
+        """One pass; `doing` is what for, in words. InputError if there is no text."""
+        self._begin()
+        for text in self._cleaned(doing):
+            if self.highest is None or self._hash(text) <= self.highest:
                 self.documents += 1
-                self.bytes += len(text.encode("utf-8"))
+                self.bytes += utf8_size(text)
                 self.characters += len(text)
                 yield text
-            self.say(f"read {number}/{len(self.files)} files, {self.bytes / 1e6:.1f} MB")
+            else:
+                self.tally.drop("not in the sample", utf8_size(text), "")
         if not self.documents:
             raise InputError(f"train_files: no text in them{dropped(self.tally)}.")
-        for line in self.tally.lines():
-            self.say(line)
+
+    def _cleaned(self, doing: str) -> Iterator[str]:
+        alone, among = Cleaner(self.cleaning, self.repeated), Deduplicator(self.cleaning)
+        for path, text in self._read(doing):
+            for step in (alone, among):
+                text, reason, removed = step(text)
+                self.removed.update(removed)
+                if reason:
+                    self.tally.drop(reason, utf8_size(text), path)
+                    break
+            else:
+                yield text
+
+    def _read(self, doing: str) -> Iterator[tuple[Path, str]]:
+        clock, before, total = Clock(self.say), 0, sum(self.sizes)
+        for path, size in zip(self.files, self.sizes, strict=True):
+            for text in documents(path, self.section, self.tally):
+                yield path, text
+                share = (before + position(path)) / total
+                clock.line(lambda seconds, share=share: _progress(doing, share, seconds))
+            before += size
+
+    def _repeated_lines(self, share: float) -> frozenset[str]:
+        counts = LineCounts()
+        for _, text in self._read("looking for lines that recur"):
+            counts.add(text)
+        self._begin()
+        return counts.repeated(share)
+
+    def _highest_hash(self, sample_bytes: int) -> int | None:
+        found = [(self._hash(text), utf8_size(text)) for text in self._cleaned("sampling")]
+        self._begin()
+        hashes, sizes = np.array(found, np.uint64).reshape(-1, 2).T
+        order = np.argsort(hashes)
+        last = np.searchsorted(np.cumsum(sizes[order]), sample_bytes)
+        return int(hashes[order][last]) if last < len(found) else None
+
+    def _hash(self, text: str) -> int:
+        return xxhash.xxh3_64_intdigest(text.encode("utf-8"), self.seed)
 
     def ledger(self) -> dict[str, Any]:
-        """File names without folders, and content hashes: the same text on another machine."""
+        """File names without folders, and content hashes: the same text on another machine.
+
+        Bytes read = `bytes` + those of the drops + those removed, by each step of cleaning.
+        """
+        names = zip(self.files, self.sizes, strict=True)
         return {
-            "files": [
-                {"name": p.name, "bytes": p.stat().st_size, "xxh3_128": file_hash(p)}
-                for p in self.files
-            ],
+            "files": [{"name": p.name, "bytes": n, "xxh3_128": file_hash(p)} for p, n in names],
             "documents": self.documents,
             "bytes": self.bytes,
             "characters": self.characters,
+            "read": {"documents": self.tally.documents, "bytes": self.tally.bytes},
             "dropped_documents": dict(self.tally.dropped_documents),
+            "dropped_bytes": dict(self.tally.dropped_bytes),
+            "removed_bytes": dict(self.removed),
         }
+
+
+def _progress(doing: str, share: float, seconds: float) -> str:
+    left = seconds * (1 - share) / share if share else 0
+    return f"{doing}: {share:.0%}, {left:,.0f} s left"

@@ -197,6 +197,10 @@ RANGES: dict[str, Rule] = {
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,
+    "bpe.special_tokens": _TEXTS,
+    "bpe.sample_bytes": _POSITIVE,
+    "bpe.max_memory_gb": _POSITIVE,
+    "bpe.seed": _SEED,
 }
 
 

@@ -134,13 +134,20 @@ class ClmRecipe:
 @dataclass(frozen=True, kw_only=True)
 class BpeSection:
     """`pre_tokenizer`, a name or a regular expression, cuts the text before merging
-    (zhgpt/pre_tokenizer.py); `max_token_length` is in bytes.
+    (zhgpt/pre_tokenizer.py); entries are shorter than `max_token_length` bytes; `special_tokens`
+    are those besides end of text and padding. `sample_bytes` of the text are trained on, whole
+    documents, or all of it; within `max_memory_gb` (1e9 bytes), which changes the result where all
+    does not fit. `seed` is of the sample, and of what is left out for memory.
     """
 
     vocab_size: int
     pre_tokenizer: str
     min_frequency: int = 2
     max_token_length: int | None = None
+    special_tokens: Texts = ()
+    sample_bytes: int | None = None
+    max_memory_gb: float = 12.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,7 @@ class BpeRecipe:
     purpose: str
     corpus: TextSection
     bpe: BpeSection
+    cleaning: CleaningSection = CleaningSection()
     why: Mapping = field(default_factory=dict)
 
 
