@@ -85,10 +85,15 @@ class Tracker(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         facts = model.config.to_dict() | args.to_dict()
         self._do(lambda: self.run.config.update(facts, allow_val_change=True))
+        for entry in state.log_history:  # a killed segment's last lines may have been lost
+            self._put(entry["step"], entry)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        row = dict(logs) | {"global_step": state.global_step}
-        self._do(lambda: self._log(row))
+        self._put(state.global_step, logs)
+
+    def _put(self, step: int, figures: dict[str, Any]) -> None:
+        row = {key: value for key, value in figures.items() if key != "step"}
+        self._do(lambda: self._log(row | {"global_step": step}))
 
     def _log(self, row: dict[str, Any]) -> None:
         """Totals become the run's own figures; what a killed segment has sent is not sent again."""
