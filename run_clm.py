@@ -139,7 +139,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
     step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)
     with segment.open(step, reached, machine.describe(), **facts), machine.together(trainer):
         say(report.banner(history, output_dir, step))
-        tracking.start(segment, args.report_to, say)
+        tracking.start(trainer, segment, say)
         trained = trainer.train(resume_from_checkpoint=resume and str(resume))
         stop.require_stayed()
         segment.finish(trainer.finish(trained.metrics))

@@ -77,7 +77,6 @@ LEVELS = {
         "lock": set(),
         "baseline": {"text", "files"},
         "curve": set(),
-        "bpe_curve": set(),
         "survey": {"text", "files", "bpe", "cleaning", "encoder", "frequent"},
     },
     2: {
@@ -90,7 +89,7 @@ LEVELS = {
         "initial": set(),
         "callbacks": {"tracking", "stopping"},
         "stopping": set(),
-        "tracking": set(),
+        "tracking": {"leaving"},
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},

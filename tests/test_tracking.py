@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wandb
@@ -76,3 +78,44 @@ def test_an_account_is_found_where_wandb_finds_it(tmp_path, monkeypatch):
     assert not tracking.has_account()
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert tracking.has_account()
+
+
+@pytest.mark.parametrize("trouble", ["fails at once", "fails later", "hangs"])
+def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, capsys, trouble):
+    def fail(*_, **__):
+        raise wandb.errors.CommError("unreachable, on purpose")
+
+    def hang(*_, **__):
+        threading.Event().wait()
+
+    if trouble == "fails later":
+        monkeypatch.setattr(tracking.Tracker, "_log", fail)
+    else:
+        monkeypatch.setattr(wandb, "init", hang if trouble == "hangs" else fail)
+    monkeypatch.setattr(
+        tracking, "SECONDS_TO_FINISH", {"finished": 0.1 if trouble == "hangs" else 30}
+    )
+    path = tiny_recipe(training_arguments__report_to="wandb")
+    assert run_clm.run([str(path), "--output_dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert ("does not answer" if trouble == "hangs" else "on purpose; going on without it") in said
+    if trouble == "fails later":
+        wandb.finish()
+
+
+def test_lines_that_a_killed_segment_lost_are_sent_once_from_the_log():
+    """W&B has lines up to 512 tokens; the checkpoint's log goes on to 768."""
+    rows = []
+    tracker = object.__new__(tracking.Tracker)
+    tracker.run = SimpleNamespace(
+        log=rows.append, summary={}, config=SimpleNamespace(update=lambda *a, **k: None)
+    )
+    tracker.sent, tracker._do = 512, lambda job: job()
+    nothing = SimpleNamespace(to_dict=dict)
+    log = [{"step": n, "loss": 1.0, "tokens": 256 * n} for n in (1, 2, 3)]
+    log.insert(2, {"step": 2, "eval_loss": 1.0, "tokens": 512})
+    tracker.on_train_begin(
+        nothing, SimpleNamespace(log_history=log), None, model=SimpleNamespace(config=nothing)
+    )
+    kinds = [("eval" if "eval/loss" in row else "train", row["train/global_step"]) for row in rows]
+    assert kinds == [("eval", 2), ("train", 3)]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -176,6 +176,7 @@ class Session:
     def __init__(self, folder: Path, record: dict[str, Any], main_process: bool):
         self.folder, self.record, self.main_process = folder, record, main_process
         self.step = 0
+        self.on_end: Callable[[], None] = lambda: None
         self.writing = threading.RLock()  # a departure writes from a thread of its own
 
     @property
@@ -225,6 +226,7 @@ class Session:
             self.segment["tokens"] = steps * self.record["recipe"]["tokens_per_step"]
             self.segment["seconds"] = round(time.monotonic() - self.began, 1)
             self._write()
+        self.on_end()
 
     def _leave(self, reason: str) -> None:
         """A departure after the end, while W&B is waited for, changes nothing of it."""

@@ -1,27 +1,143 @@
 """Weights & Biases: one run per output folder, offline without asking where there is no account."""
 
+import atexit
 import netrc
 import os
-from collections.abc import Callable, Sequence
+import queue
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import WandbCallback
 
+from zhgpt import leaving
+from zhgpt.errors import FINISHED, INTERRUPTED
 from zhgpt.session import Session
 
 COLUMNS = ["step", "tokens", "prompt", "text"]
 
 
-def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]) -> None:
-    """Starts (or continues) the run in W&B if the recipe reports there.
+SECONDS_TO_FINISH = {"finished": 60, "interrupted": 4, "failed": 4}
+EXIT_CODES = {"finished": FINISHED, "interrupted": INTERRUPTED, "failed": 1}
+_TOKENS = re.compile(r"train/tokens\W+(?:value_json\W+)?(\d+)")
+_TOTALS = re.compile("train_(runtime|loss|.*_per_second)|total_flos")
+
+
+def start(trainer: Trainer, segment: Session, say: Callable[[str], None]) -> None:
+    """Starts (or continues) the run in W&B if the recipe reports there, in place of Trainer's own.
 
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
-    if not segment.main_process or "wandb" not in report_to:
+    if "wandb" not in trainer.args.report_to:
         return
+    trainer.remove_callback(WandbCallback)
+    if segment.main_process:
+        known = os.environ.get("WANDB_RUN_ID") or segment.record.get("wandb_id")
+        # On disk before W&B hears of it: a process killed in between would begin a second run.
+        segment.note(wandb_id=known or secrets.token_hex(4))
+        tracker = Tracker(segment, say)
+        segment.on_end = tracker.finish
+        trainer.add_callback(tracker)
+        _trackers[:] = [tracker]
+
+
+_trackers: list["Tracker"] = []  # of this process, one or none
+
+
+def samples_table(rows: list[dict[str, Any]]) -> None:
+    for tracker in _trackers:
+        tracker.samples(rows)
+
+
+class Tracker(TrainerCallback):
+    """Hands everything to a thread: W&B slow, unreachable or failing costs no training step."""
+
+    def __init__(self, segment: Session, say: Callable[[str], None]):
+        self.segment, self.say = segment, say
+        self.jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self.sent = 0
+        self.thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.run = begin(self.segment, self.say)
+            self.sent = sent_tokens(self.run, self.segment.folder)
+            while job := self.jobs.get():
+                job()
+        except Exception as error:  # whatever it is: training does not depend on it
+            words = str(error).strip().splitlines() or [""]
+            self.say(f"W&B: {type(error).__name__}: {words[0][:200]}; going on without it")
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self.thread.is_alive():
+            self.jobs.put(job)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        facts = model.config.to_dict() | args.to_dict()
+        self._do(lambda: self.run.config.update(facts, allow_val_change=True))
+        for entry in state.log_history:  # a killed segment's last lines may have been lost
+            self._put(entry["step"], entry)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._put(state.global_step, logs)
+
+    def _put(self, step: int, figures: dict[str, Any]) -> None:
+        row = {key: value for key, value in figures.items() if key != "step"}
+        self._do(lambda: self._log(row | {"global_step": step}))
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Totals become the run's own figures; what a killed segment has sent is not sent again."""
+        self.run.summary.update({k: v for k, v in row.items() if _TOTALS.fullmatch(k)})
+        row = {key: value for key, value in row.items() if not _TOTALS.fullmatch(key)}
+        again = row["tokens"] < self.sent or (row["tokens"] == self.sent and "loss" in row)
+        if not again:
+            self.run.log({_charted(key): value for key, value in row.items()})
+
+    def samples(self, rows: list[dict[str, Any]]) -> None:
+        """One table per evaluation: a table that grows would be lost with the process."""
+        self._do(lambda: self._samples(rows))
+
+    def _samples(self, rows: list[dict[str, Any]]) -> None:
+        if rows[0]["tokens"] >= self.sent:
+            table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
+            self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+
+    def finish(self) -> None:
+        """Tells W&B how the segment ended; waits a while, less where the machine may be going."""
+        status = self.segment.record["status"]
+        self._do(lambda: self._finish(status))
+        self.jobs.put(None)
+        self.thread.join(SECONDS_TO_FINISH[status])
+        if self.thread.is_alive():
+            self.say("W&B does not answer; what it has not got lies in the run's folder")
+            if leaving.listening():
+                # The last one registered is the first one called: wandb's own would wait for ever.
+                atexit.register(os._exit, EXIT_CODES[status])
+
+    def _finish(self, status: str) -> None:
+        segments = {"segments": self.segment.record["segments"]}
+        self.run.config.update(segments, allow_val_change=True)
+        if status == "interrupted":
+            self.run.mark_preempting()
+        self.run.finish(exit_code=EXIT_CODES[status])
+
+
+def _charted(key: str) -> str:
+    return f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}"
+
+
+def begin(segment: Session, say: Callable[[str], None]):
+    """The run in W&B, new or continued."""
     record = segment.record
     offline = "WANDB_MODE" not in os.environ and not has_account()
     run = wandb.init(
@@ -32,14 +148,31 @@ def start(segment: Session, report_to: Sequence[str], say: Callable[[str], None]
         tags=tags(record),
         config={key: record[key] for key in _CONFIG},
         dir=segment.folder,
-        id=os.environ.get("WANDB_RUN_ID", record.get("wandb_id")),
+        id=record["wandb_id"],
         resume="allow",
         mode="offline" if offline else None,
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+        settings=wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, finish_timeout=50
+        ),
     )
-    segment.note(wandb_id=run.id)
-    define_axes()
+    define_axes(run)
     say(where(run, offline))
+    return run
+
+
+def sent_tokens(run, folder: Path) -> int:
+    """The tokens of the last line that W&B has of former segments; online it says so itself."""
+    if run.resumed:
+        return run.summary.get("train/tokens", 0)
+    pieces = sorted(folder.glob(f"wandb/offline-run-*-{run.id}/*.wandb"))
+    return max((_last_tokens(p) for p in pieces if p.parent != Path(run.dir).parent), default=0)
+
+
+def _last_tokens(piece: Path) -> int:
+    """Of an offline file, also of one whose end is missing, by wandb's own reader."""
+    program = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(piece)]
+    text = subprocess.run(program, capture_output=True, text=True).stdout
+    return max(map(int, _TOKENS.findall(text)), default=0)
 
 
 _CONFIG = (
@@ -61,11 +194,11 @@ def tags(record: dict[str, Any]) -> list[str]:
     return [record["recipe"]["name"][:64], *overrides]
 
 
-def define_axes() -> None:
+def define_axes(run) -> None:
     """Charts may open over tokens: two runs with other step sizes compare by tokens only."""
-    wandb.define_metric("train/tokens")
-    wandb.define_metric("train/*", step_metric="train/tokens")
-    wandb.define_metric("eval/*", step_metric="train/tokens")
+    run.define_metric("train/tokens")
+    run.define_metric("train/*", step_metric="train/tokens")
+    run.define_metric("eval/*", step_metric="train/tokens")
 
 
 def where(run, offline: bool) -> str:
@@ -73,8 +206,10 @@ def where(run, offline: bool) -> str:
         return f"W&B: {run.url}"
     if run.disabled:
         return "W&B: disabled by WANDB_MODE"
+    # Each start makes a piece of its own; all together they are one run.
+    pieces = Path(run.dir).parent.parent / f"offline-run-*-{run.id}"
     reason = "no account configured" if offline else "WANDB_MODE"
-    return f"W&B: offline ({reason}); to send it: wandb sync {Path(run.dir).parent}"
+    return f"W&B: offline ({reason}); to send it: wandb sync {pieces}"
 
 
 def has_account() -> bool:
@@ -86,9 +221,3 @@ def has_account() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
-
-
-def samples_table(rows: list[dict[str, Any]]) -> None:
-    """One table per evaluation: a table that grows would be lost with the process."""
-    table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
-    wandb.log({"samples": table, "train/tokens": rows[0]["tokens"]})
