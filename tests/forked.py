@@ -33,6 +33,7 @@ class Run:
                 os.dup2(out, number)
             sys.stdout = sys.stderr = os.fdopen(1, "w")
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
             prepare()
             leaving.listen()
             code = exit_code(run_clm.run, argv)
