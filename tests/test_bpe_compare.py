@@ -4,12 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from conftest import ROOT, tiny_stories, write_jsonl
 from hypothesis import given, settings
@@ -36,9 +36,6 @@ TEXTS = [
     "two  spaces ",
     *tiny_stories(9, seed=2),
 ]
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def trained(model, pre_tokenizer, trainer) -> dict:
@@ -263,7 +260,7 @@ def test_passages_are_drawn_evenly_and_again():
 
 
 def without_speed(table: str) -> list[str]:
-    return [re.sub(r"  [\d.]+$", "", line) for line in table.splitlines()]
+    return [re.sub(r" +[\d.]+$", "", line) for line in table.splitlines()]
 
 
 def test_the_documented_command_prints_what_is_documented(tmp_path, monkeypatch, capsys):
@@ -404,7 +401,7 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.skipif(not browser.FOUND, reason="no Chromium")
 @pytest.mark.parametrize("width, dark", [(1400, False), (390, True)])
 def test_the_page_in_a_browser(compared, tmp_path, width, dark):
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
@@ -416,7 +413,7 @@ def test_the_page_in_a_browser(compared, tmp_path, width, dark):
     options += f" --disable-dev-shm-usage --enable-logging=stderr --window-size={width},900"
     options += f" --user-data-dir={tmp_path / 'profile'}"
     options += f" --blink-settings=preferredColorScheme={0 if dark else 1}"
-    command = [CHROMIUM, *options.split(), path.as_uri()]
+    command = [browser.FOUND, *options.split(), path.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "CONSOLE" not in shown.stderr
     seen = json.loads(re.search("<title>(.*?)</title>", shown.stdout).group(1))

@@ -1,7 +1,5 @@
 """A page that shows passages as tokenizers cut them, side by side, in one file without requests."""
 
-import base64
-import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zhgpt import bpe_table
+from zhgpt import bpe_table, policy
 from zhgpt.errors import InputError
 
 _OURS = "<!doctype html><!-- tokenizers compared by zhgpt -->\n"
@@ -63,7 +61,8 @@ def page(facts: Mapping[str, Any], passages: Sequence[Passage]) -> str:
     sources = bpe_table.by_source(facts)
     return _PAGE.format(
         ours=_OURS,
-        policy=f"default-src 'none'; style-src {_digest(_STYLE)}; script-src {_digest(_SCRIPT)}",
+        policy=f"default-src 'none'; style-src {policy.sources(_STYLE)};"
+        f" script-src {policy.sources(_SCRIPT)}",
         style=_STYLE,
         script=_SCRIPT,
         overall=_table(bpe_table.overall(facts), 1),
@@ -74,11 +73,6 @@ def page(facts: Mapping[str, Any], passages: Sequence[Passage]) -> str:
         notes="".join(f"<li>{escape(line)}" for line in _notes(facts)),
         passages="".join(_passage(passage, names) for passage in passages),
     )
-
-
-def _digest(content: str) -> str:
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _notes(facts: Mapping[str, Any]) -> Iterable[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from zhgpt.errors import InputError
+from zhgpt.files import content_hash
 
 SEAL = "seal.json"
 _FORMAT = 1
@@ -158,19 +159,10 @@ def _file_fault(path: Path, was: Mapping[str, Any]) -> str | None:
     if path.stat().st_size != was["bytes"]:
         return f"{path.name} has {path.stat().st_size:,} bytes of {was['bytes']:,}"
     try:
-        same = file_hash(path) == was["xxh3_128"]
+        same = content_hash(path) == was["xxh3_128"]
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"
     return None if same else f"{path.name} is not what was written: its hash differs"
-
-
-def file_hash(path: Path) -> str:
-    """Against damage, not against forgery: fast enough to be taken of every byte at every start."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -196,7 +188,7 @@ def publish(partial: Path, here: Origin, tokens_trained: int) -> Path:
     for path in files:
         path.chmod(0o644)  # safetensors makes files that only their owner reads
         _sync(path)
-    sizes = {p.name: {"bytes": p.stat().st_size, "xxh3_128": file_hash(p)} for p in files}
+    sizes = {p.name: {"bytes": p.stat().st_size, "xxh3_128": content_hash(p)} for p in files}
     seal = {"format": _FORMAT, "step": step(folder), "tokens": tokens_trained, "files": sizes}
     seal |= {"recipe_hash": here.recipe_hash, "versions": dict(here.versions)}
     (partial / SEAL).write_text(json.dumps(seal | {"xxh3_128": _digest(seal)}, indent=1))

@@ -4,8 +4,6 @@ What runs wrote (names, samples, reasons) reaches the page as JSON that no text 
 script shows it as text. A Content-Security-Policy allows the page's own scripts and nothing else.
 """
 
-import base64
-import hashlib
 import json
 import math
 import os
@@ -14,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from zhgpt import policy
 from zhgpt.contrast import Row
 from zhgpt.errors import InputError
 from zhgpt.phrases import WEB, WORDS
@@ -85,7 +84,7 @@ def page(data: Mapping[str, Any]) -> str:
     styles = [_asset("uplot/uPlot.min.css"), _asset("compare.css")]
     scripts = [_asset("uplot/uPlot.iife.min.js"), _asset("compare.js")]
     return _PAGE.format(
-        policy=f"style-src {_hashes(styles)}; script-src {_hashes(scripts)}",
+        policy=f"style-src {policy.sources(*styles)}; script-src {policy.sources(*scripts)}",
         styles="\n".join(f"<style>{style}</style>" for style in styles),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
         data=_json(_shown(data)),
@@ -95,11 +94,6 @@ def page(data: Mapping[str, Any]) -> str:
 
 def _asset(name: str) -> str:
     return (WEB / name).read_text(encoding="utf-8")
-
-
-def _hashes(texts: Sequence[str]) -> str:
-    digests = (hashlib.sha256(text.encode("utf-8")).digest() for text in texts)
-    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def _json(value: Any) -> str:

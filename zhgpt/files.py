@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import xxhash
+
 from zhgpt.errors import InputError
 
 TABLES = (".parquet", ".arrow")
@@ -18,6 +20,17 @@ PACKED = (*PACKINGS, *_TARS, *ARCHIVES)
 _READABLE = f"{', '.join(KINDS)}, plain or packed ({', '.join((*PACKINGS, *ARCHIVES))})"
 
 Say = Callable[[str], None]
+
+
+def content_hash(path: Path) -> str:
+    """XXH3 (128 bits) of all bytes: against change and damage, not against forgery, so it is fast
+    enough to be taken at every start.
+    """
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def find_files(patterns: Sequence[str], key: str, say: Say = print) -> list[Path]:

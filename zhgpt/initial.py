@@ -9,7 +9,7 @@ from safetensors.torch import load_model
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from zhgpt import bpe, checkpoint
+from zhgpt import bpe, files
 from zhgpt.errors import InputError
 
 _WEIGHTS = "model.safetensors"
@@ -56,8 +56,11 @@ def load(
     except Exception as error:  # what tokenizers raises is of no narrower type
         raise InputError(f"init_from: {folder}: no model with its tokenizer ({error}).") from None
     ours = model.config.to_dict()
-    other = [f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in _SHAPE]
-    other = [line for line, key in zip(other, _SHAPE, strict=True) if theirs.get(key) != ours[key]]
+    other = [
+        f"{key}: {theirs.get(key)} there, {ours[key]} here"
+        for key in _SHAPE
+        if theirs.get(key) != ours[key]
+    ]
     if bpe.fingerprint(tokens) != bpe.fingerprint(tokenizer):
         other.append("tokenizer: its tokens have other numbers there")
     if other:
@@ -68,6 +71,6 @@ def load(
 def fingerprint(folder: str) -> str:
     """Of the weights; InputError where there are none."""
     try:
-        return checkpoint.file_hash(Path(folder, _WEIGHTS))
+        return files.content_hash(Path(folder, _WEIGHTS))
     except OSError as error:
         raise InputError(f"init_from: {folder}/{_WEIGHTS}: {error.strerror}.") from None

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
 
 from zhgpt.errors import InputError
+from zhgpt.session import elsewhere
 
 
 def require_length(
-    record: Mapping[str, Any], args: TrainingArguments, step: int, folder: Any
+    record: Mapping[str, Any], args: TrainingArguments, step: int, folder: Path
 ) -> None:
     """InputError if the run of `record`, at `step`, cannot go on as one of args.max_steps steps.
 
@@ -35,8 +37,7 @@ def require_length(
         return
     raise InputError(
         f"{folder} is a run of {there:,} steps; asked for are {here:,}: {reason}.\n"
-        "Nothing in it was touched. Choose another place with --output_dir;"
-        f" with --init_from {folder} too, the new run begins with the weights of this one."
+        + elsewhere(folder)
     )
 
 

@@ -123,11 +123,16 @@ def require_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]
     lines = differences(there, here)
     if lines:
         raise InputError(
-            f"{folder} belongs to another run:\n  "
-            + "\n  ".join(lines)
-            + "\nNothing in it was touched. Choose another place with --output_dir;"
-            f" with --init_from {folder} too, the new run begins with the weights of this one."
+            f"{folder} belongs to another run:\n  " + "\n  ".join(lines) + "\n" + elsewhere(folder)
         )
+
+
+def elsewhere(folder: Path) -> str:
+    """What to do where a folder's run is not the one that is asked for."""
+    return (
+        "Nothing in it was touched. Choose another place with --output_dir;"
+        f" with --init_from {folder} too, the new run begins with the weights of this one."
+    )
 
 
 def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:

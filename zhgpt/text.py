@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-import xxhash
 
 from zhgpt import unpack
 from zhgpt.encodings import Bad, Lines
 from zhgpt.errors import InputError
-from zhgpt.files import TABLES
+from zhgpt.files import TABLES, content_hash
 from zhgpt.files import find_files as find_files  # documents and their files: one interface
 from zhgpt.recipe import TextSection
 from zhgpt.tables import Row, arrow_rows, batch_rows, columns_of, no_column, parquet_rows
@@ -32,11 +31,8 @@ _LONG = 1 << 20
 
 def file_hash(path: Path) -> str:
     """Of the file as it lies there, packed or not: a change of content is never missed."""
-    digest = xxhash.xxh3_128()
-    with unpack.named(path), path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with unpack.named(path):
+        return content_hash(path)
 
 
 def documents(path: Path, section: TextSection, tally: Tally) -> Iterator[str]:
