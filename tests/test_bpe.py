@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, TextStreamer
 
 import run_bpe
-from zhgpt import bpe, bpe_folder, callbacks
+from zhgpt import bpe, bpe_folder, sampling
 from zhgpt.encoder import Encoder
 from zhgpt.recipe import TextSection
 from zhgpt.text import Tally, documents
@@ -80,7 +80,7 @@ def test_the_fast_path_gives_the_same_ids_also_in_a_child():
 def test_special_tokens_of_a_prompt_are_text():
     """As in training; they are looked for only where that is asked for."""
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED[-1])
-    ids = callbacks.encoded(tokenizer, "好<|endoftext|>")["input_ids"][0].tolist()
+    ids = sampling.encoded(tokenizer, "好<|endoftext|>")["input_ids"][0].tolist()
     assert 0 not in ids and tokenizer.decode(ids) == "好<|endoftext|>"
     assert 0 in tokenizer("好<|endoftext|>")["input_ids"]
 

@@ -14,7 +14,7 @@ from transformers import (
     modeling_utils,
 )
 
-from zhgpt import bpe, callbacks, collator, command, recipe
+from zhgpt import bpe, collator, command, recipe, sampling
 
 EOS, PAD, SIZE = 0, 1, 50
 # An end at a row's first and last place, an empty document, a row of one document.
@@ -212,4 +212,4 @@ def test_a_run_repeats_itself_and_its_model_writes_as_any_other(tiny_recipe, tmp
     pins = command.read([str(path)], recipe.ClmRecipe, constructors={}).recipe
     saved = GPT2LMHeadModel.from_pretrained(run)
     tokenizer = AutoTokenizer.from_pretrained(run)
-    assert callbacks.continuations(saved, tokenizer, pins.samples)[0][1] == last["text"]
+    assert sampling.continuations(saved, tokenizer, pins.samples)[0][1] == last["text"]

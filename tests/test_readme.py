@@ -14,9 +14,9 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zhgpt import cleaning, record
-from zhgpt.callbacks import continuations
 from zhgpt.metrics import repetition
 from zhgpt.recipe import SamplesSection
+from zhgpt.sampling import continuations
 
 COMMANDS = [
     "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
