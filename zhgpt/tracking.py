@@ -58,6 +58,11 @@ def samples_table(rows: list[dict[str, Any]]) -> None:
         tracker.samples(rows)
 
 
+def alert(title: str, text: str) -> None:
+    for tracker in _trackers:
+        tracker.alert(title, text)
+
+
 class Tracker(TrainerCallback):
     """Hands everything to a thread: W&B slow, unreachable or failing costs no training step."""
 
@@ -111,6 +116,10 @@ class Tracker(TrainerCallback):
         if rows[0]["tokens"] >= self.sent:
             table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
             self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+
+    def alert(self, title: str, text: str) -> None:
+        """Sent as a mail or to Slack, as its reader has chosen there."""
+        self._do(lambda: self.run.alert(title, text, level=wandb.AlertLevel.WARN))
 
     def finish(self) -> None:
         """Tells W&B how the segment ended; waits a while, less where the machine may be going."""
