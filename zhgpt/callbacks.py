@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from zhgpt import leaving, tracking
 from zhgpt.errors import Left
 from zhgpt.figures import Figures
-from zhgpt.guarding import Guards
+from zhgpt.guarding import Guards, finite
 from zhgpt.recipe import ClmRecipe, SamplesSection
 from zhgpt.repetition import Usual, Verdict, line
 from zhgpt.report import count, printable, train_tokens
@@ -181,12 +181,19 @@ class Samples(TrainerCallback):
         if state.is_world_process_zero:
             forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
             try:
-                self._take(args, state, **kwargs)
+                self._take_if_finite(args, state, **kwargs)
             except Left:
                 left = True
         (left,) = agreed(left)
         if left:
             raise Left(leaving.asked() or "told to another process")
+
+    def _take_if_finite(self, args, state, model, **kwargs):
+        """To draw from numbers that are none ends a GPU's whole process."""
+        if finite(model):
+            self._take(args, state, model, **kwargs)
+        else:
+            self.say("no samples: there are weights that are no numbers")
 
     def _take(self, args, state, model, processing_class, eval_dataloader=None, **kwargs):
         rows = [
@@ -210,7 +217,6 @@ class Samples(TrainerCallback):
             self._judge([row["text"] for row in rows], processing_class, eval_dataloader)
         if "wandb" in args.report_to:
             tracking.samples_table(rows)
-
 
     def _judge(self, texts: list[str], tokenizer, eval_dataloader) -> None:
         """How much they repeat themselves, beside the validation text."""

@@ -34,6 +34,11 @@ ADVICE = {
     "repetition": "Look at the samples; too high or too low a rate, or too few tokens so far.",
 }
 
+AFTER = (
+    "It is saved. The same command goes on from there and does not stop for this again.",
+    "The last checkpoint is of before that. The same command would come to the same.",
+)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -114,6 +119,8 @@ class Guards(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         self.stillness.mark()
+        broken = not self.weights_are_finite(kwargs["model"])
+        self._look_at_numbers(args, state, control, weights=broken, **kwargs)
         found = [e["eval_samples_repeating"] for e in _evaluations(args, state)]
         if state.is_world_process_zero and (text := guards.repetition(found)):
             self._alarm("repetition", text, state.global_step)
@@ -123,13 +130,11 @@ class Guards(TrainerCallback):
         self.stillness.end()
         broken = not self.weights_are_finite(kwargs["model"])
         self._look_at_numbers(args, state, control, weights=broken, **kwargs)
+        told = f"{self.stopped}: stopped at step {state.global_step}"
         if self.stopped in guards.OF_THE_MACHINE:
-            raise Left(f"guard {self.stopped}", f"{self.stopped}: stopped at {self._place(state)}")
+            raise Left(f"guard {self.stopped}", f"{told}, saved")
         if self.stopped:
-            raise Stopped(f"{self.stopped}: stopped at {self._place(state)}.\n{self.verdict}")
-
-    def _place(self, state) -> str:
-        return f"step {state.global_step}"
+            raise Stopped(f"{told}. {self.verdict}\n{AFTER[self.stopped == 'not_finite']}")
 
     def _look_at_lines(self, args, state) -> None:
         lines = [e for e in state.log_history if "loss" in e]
@@ -151,19 +156,17 @@ class Guards(TrainerCallback):
 
     def _stop_together(self, control) -> None:
         """The first process decides; all of them stop after the same step."""
-        stop, of_machine = agreed(
-            self.stopped is not None, self.stopped in guards.OF_THE_MACHINE
-        )
+        stop, of_machine = agreed(self.stopped is not None, self.stopped in guards.OF_THE_MACHINE)
         if stop:
             self.stopped = self.stopped or ("throughput_drop" if of_machine else "a guard")
             control.should_training_stop = True
-            control.should_save = True
+            control.should_save = self.stopped != "not_finite"
 
     # Numbers that are none -----------------------------------------------------------------------
 
     def weights_are_finite(self, model: torch.nn.Module) -> bool:
-        norm = get_total_norm([p.detach() for p in model.parameters()])
-        (broken,) = agreed(not bool(torch.isfinite(norm)))
+        """In all processes."""
+        (broken,) = agreed(not finite(model))
         return not broken
 
     def refuse(self, args, state, control, **kwargs) -> None:
@@ -243,14 +246,13 @@ class Guards(TrainerCallback):
         if action == "off" or not self._is_new(guard):
             return
         self.fired.add(guard)
-        text = f"{text}. {ADVICE[guard]}"
         alarm = {"guard": guard, "step": step, "tokens": step * self.tokens_per_step}
         alarm |= {"text": text, "action": action, "time": now(), **facts}
         self.segment.note(alarms=[*self.segment.record.get("alarms", []), alarm])
-        self.say(f"ALARM {guard} at step {step}: {text}")
-        tracking.alert(guard, f"step {step}: {text}")
+        self.say(f"ALARM {guard} at step {step}: {text}.\n  {ADVICE[guard]}")
+        tracking.alert(guard, f"step {step}: {text}. {ADVICE[guard]}")
         if action == "stop":
-            self.stopped, self.verdict = guard, text
+            self.stopped, self.verdict = guard, f"{text}. {ADVICE[guard]}"
 
     def _is_new(self, guard: str) -> bool:
         said = {alarm["guard"] for alarm in self.segment.record.get("alarms", [])}
@@ -263,6 +265,11 @@ class Guards(TrainerCallback):
         if self.section.no_progress == "stop":
             leaving.at_once()
             leaving.ask("guard no_progress", "no_progress: the last checkpoint counts")
+
+
+def finite(model: torch.nn.Module) -> bool:
+    """Whether all weights are numbers: one pass over them."""
+    return bool(torch.isfinite(get_total_norm([p.detach() for p in model.parameters()])))
 
 
 def _evaluations(args, state) -> list[dict[str, Any]]:
