@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb", "swanlab"}
 
 # Module: what of the package it may import; everything below its own level is understood.
 LEVELS = {
@@ -99,7 +99,8 @@ LEVELS = {
         "figures": set(),
         "guarding": {"stopping", "tracking"},
         "stopping": set(),
-        "tracking": {"leaving"},
+        "swan": set(),
+        "tracking": {"leaving", "swan"},
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},
