@@ -43,7 +43,8 @@ def of_swanlab(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name, read", [(k[3:], v) for k, v in globals().items() if k[:3] == "of_"])
 def test_a_tracker_gets_the_same_keys_offline(tiny_recipe, tmp_path, monkeypatch, name, read):
-    pytest.importorskip(name)
+    if not find_spec(name):
+        pytest.skip(f"{name} is not installed")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     for variable in ("SWANLAB_API_KEY", "SWANLAB_MODE", "SWANLAB_LOG_DIR", "SWANLAB_RUN_ID"):
