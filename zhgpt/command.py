@@ -25,12 +25,14 @@ from zhgpt.recipe import Texts, as_dict, run_name
 class Flag:
     """An option of the command itself, not of the recipe; `alone` is its value without a word.
 
-    One of Texts may be given several times, and adds up.
+    One of Texts may be given several times, and adds up; one that has a meaning `only_with` another
+    is refused without it.
     """
 
     type: Any
     help: str
     alone: Any = None
+    only_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ def read(
             raise InputError(f"{option}: given twice on the command line.")
         overrides[key] = _parse(option, raws, form.annotation(key))
         _put(content, key, overrides[key], path)
+    for name in own:
+        needed = flags[name].only_with
+        if needed and needed not in own:
+            raise InputError(f"--{name}: has a meaning only with --{needed}; add that.")
     recipe = form.check(content, path, overrides)
     own = {
         name: own.get(name, False if flag.type is bool else None) for name, flag in flags.items()

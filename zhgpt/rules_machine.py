@@ -106,7 +106,7 @@ def _save_interval(recipe: ClmRecipe, facts: Facts) -> Verdict | None:
     if facts.hours and 60 * facts.hours <= LONGEST_SAVE_MINUTES:
         return None
     effect = f"a checkpoint each {minutes:.0f} minutes: so much is done again after a kill"
-    return Verdict(WARN, f"{argument(recipe, 'save_steps'):g} steps", effect, instead)
+    return Verdict(WARN, f"{argument(recipe, 'save_steps'):g}", effect, instead)
 
 
 def _patience(recipe: ClmRecipe, facts: Facts) -> Verdict | None:
