@@ -133,7 +133,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
         )
         callbacks.arrange(trainer)
         machine.try_parts(trainer)
-        trainer.keep(origin, pins.tokens_per_step, say)
+        trainer.keep(origin, pins.tokens_per_step, watcher, say)
 
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)
