@@ -16,7 +16,7 @@ import transformers
 from transformers import Trainer
 
 import run_clm
-from zhgpt import checkpoint, keeping, randomness, schedule, stopping, watch
+from zhgpt import checkpoint, keeping, memory, randomness, schedule, stopping, watch
 from zhgpt.errors import InputError, Left, exit_code
 
 # The mixin was written for these sources; read what has changed before a number here is changed.
@@ -326,3 +326,19 @@ def test_a_time_limit_knows_how_long_a_save_takes_to_its_last_byte(
     )
     assert run(tiny_recipe(), tmp_path / "run") == 0
     assert len(told) == 1 and 0.2 < told[0]
+
+
+def test_the_optimizer_waits_for_the_copy(tiny_recipe, tmp_path, twins, monkeypatch):
+    """However late the copy is made: what it holds are the values before the next step."""
+    path = tiny_recipe(**STEPS)
+    if json.dumps(STEPS) not in twins:
+        assert run(path, tmp_path / "whole") == 0
+        twins[json.dumps(STEPS)] = outcome(tmp_path / "whole")
+    fill = memory.Memory.fill
+    monkeypatch.setattr(memory.Memory, "fill", lambda self: (time.sleep(0.3), fill(self))[1])
+    with monkeypatch.context() as patches:
+        stop_at(patches, "on_step_end", 8, Killed())
+        with pytest.raises(Killed):
+            run(path, tmp_path / "broken")
+    assert run(path, tmp_path / "broken") == 0
+    assert outcome(tmp_path / "broken") == twins[json.dumps(STEPS)]

@@ -193,26 +193,31 @@ class Sealed:
     # Saving --------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Copies all that the continuation needs to memory; a thread writes it to the disk."""
+        """A thread copies all that the continuation needs to memory, and writes it to the disk.
+
+        Tensors are copied beside the next forward and backward pass; the optimizer waits for that.
+        """
         self.store_flos()
         ranks = peers.gathered({"rng": randomness.states(self.args), "loss": self._tr_loss.item()})
         if not self.args.should_save:
             return
         self._writer.free()
         self._mark_best()
-        began = time.perf_counter()
-        content = self._snapshot(ranks)
-        write = partial(self._write, content, time.perf_counter() - began)
+        write = partial(self._write, self._snapshot(ranks))
         self._writer.start(f"checkpoint-{self.state.global_step}", write)
 
+    def wait_for_copy(self) -> None:
+        """Before anything changes weights or optimizer."""
+        self._memory.wait()
+
     def _snapshot(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-        """File name to content: what changes with the next step is copied."""
+        """File name to content, a copy; tensors are to be filled before the optimizer's step."""
         states = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
         if self.accelerator.scaler is not None:
             states["scaler.pt"] = self.accelerator.scaler
         content = {name: state.state_dict() for name, state in states.items()}
         content["model.safetensors"] = self.model.state_dict()
-        content = self._memory.copy(content)
+        content = self._memory.begin(content)
         for rank, each in enumerate(ranks):
             content[randomness.file_name(self.args, rank)] = each["rng"]
         history = list(self.state.log_history)
@@ -227,9 +232,10 @@ class Sealed:
         }
         return content
 
-    def _write(self, content: dict[str, Any], copy_seconds: float) -> None:
+    def _write(self, content: dict[str, Any]) -> None:
         """One attempt, in the background; what it leaves half done is removed."""
         began = time.perf_counter()
+        self._memory.fill()
         state, root = content["trainer_state.json"], Path(self.args.output_dir)
         _require_space(root, self._memory.nbytes + _MARGIN_BYTES)
         folder = checkpoint.begin(root, state.global_step)
@@ -245,7 +251,7 @@ class Sealed:
             checkpoint.abandon(folder)
             raise
         checkpoint.rotate(sealed, self.args.save_total_limit, state.best_global_step)
-        self._watch.saved(copy_seconds + time.perf_counter() - began)
+        self._watch.saved(time.perf_counter() - began)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights, configuration and tokenizer as Trainer's; no training_args.bin, a pickle."""
@@ -276,6 +282,9 @@ class _Continuation(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.take_random_state()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.wait_for_copy()
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.steps:
