@@ -1,9 +1,11 @@
 """What happens beside the training loop: one class, one concern, public hooks of Trainer only."""
 
+import errno
 import json
+import math
 import os
-import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,16 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import leaving, tracking
+from zhgpt.console import Console
 from zhgpt.errors import Left
 from zhgpt.figures import Figures
 from zhgpt.guarding import Guards, finite
+from zhgpt.peers import agreed
 from zhgpt.recipe import ClmRecipe, SamplesSection
 from zhgpt.repetition import Usual, Verdict, line
-from zhgpt.report import count, printable, train_tokens
+from zhgpt.report import printable, train_tokens
 from zhgpt.sampling import continuations
 from zhgpt.session import Session
-from zhgpt.stopping import agreed
 
 Say = Callable[[str], None]
 
@@ -80,79 +83,6 @@ def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], segment: Session, sa
     ]
 
 
-class Console(TrainerCallback):
-    """One line per log and per evaluation, the same in a terminal and in a log file.
-
-    Training lines are rows of a table, whose head is repeated after anything else and now and then.
-    """
-
-    def __init__(self, say: Say):
-        self.say, self.rows = say, 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began, self.first_step = time.perf_counter(), state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "eval_loss" in logs:
-            self.say(evaluation_line(state.global_step, logs))
-            self.rows = 0
-        elif "loss" in logs:
-            cells = _cells(self._progress(state), logs)
-            if self.rows % ROWS_PER_HEAD == 0:
-                self.say(_row(cells, list(cells)))
-            self.say(_row(cells, list(cells.values())))
-            self.rows += 1
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.rows = 0  # samples came in between
-
-    def _progress(self, state) -> dict[str, str]:
-        done = state.global_step - self.first_step
-        left = (time.perf_counter() - self.began) / done * (state.max_steps - state.global_step)
-        step = f"{state.global_step}/{state.max_steps}"
-        # As wide as the run's last line, so that columns stay where they are.
-        return {"step".rjust(2 * len(str(state.max_steps)) + 1): step, "   left": clock(left)}
-
-
-ROWS_PER_HEAD = 20
-
-
-def _cells(progress: dict[str, str], logs: dict[str, float]) -> dict[str, str]:
-    """Column's name, as wide as the column, to what stands in it; at most 98 characters in all."""
-    cells = progress | {
-        "   loss": f"{logs['loss']:.4f}",
-        "      lr": f"{logs['learning_rate']:.2e}",
-        "  grad": f"{logs['grad_norm']:.2f}",
-        "  update": f"{logs['update_ratio']:.1e}" if "update_ratio" in logs else "-",
-        "tokens": count(logs["tokens"]),
-        "tokens/s": count(logs["tokens_per_second"]),
-        " epoch": f"{logs['epoch']:.2f}",
-        "memory": f"{logs['memory_gb']:.1f}G",
-    }
-    if "share_of_peak" in logs:
-        cells["peak"] = f"{logs['share_of_peak']:.0%}"
-    return cells
-
-
-def _row(cells: dict[str, str], texts: list[str]) -> str:
-    return "  ".join(text.rjust(len(name)) for name, text in zip(cells, texts, strict=True))
-
-
-def evaluation_line(step: int, metrics: dict[str, float]) -> str:
-    return (
-        f"evaluation at step {step}: {metrics['eval_bits_per_byte']:.4f} bits/byte"
-        f"  loss {metrics['eval_loss']:.4f}  perplexity {metrics['eval_perplexity']:.2f}"
-        f"  accuracy {metrics['eval_accuracy']:.1%}"
-        f"  {metrics['eval_nats_per_character']:.3f} nats/character"
-    )
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 class Samples(TrainerCallback):
     """Continues the recipe's prompts at the start and at every evaluation.
 
@@ -164,6 +94,7 @@ class Samples(TrainerCallback):
         self.section, self.say, self.usual = section, say, None
         self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
+        self.unwritten = b""
 
     def attach(self, trainer: Trainer) -> None:
         self.log = trainer.log
@@ -208,8 +139,7 @@ class Samples(TrainerCallback):
                 continuations(model, processing_class, self.section)
             )
         ]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         for row in rows:
             text = printable(row["text"]).replace("\n", " / ")
             self.say(f"  | {row['prompt']}|{text}")
@@ -217,6 +147,25 @@ class Samples(TrainerCallback):
             self._judge([row["text"] for row in rows], processing_class, eval_dataloader)
         if "wandb" in args.report_to:
             tracking.samples_table(rows)
+
+    def _write(self, lines: bytes) -> None:
+        """A disk that refuses them stops no training: they are kept for the next time."""
+        refused, self.unwritten = self.unwritten, self.unwritten + lines
+        try:
+            append(self.path, self.unwritten)
+            self.unwritten = b""
+        except OSError as refusal:
+            if not refused:
+                self.say(
+                    f"{self.path.name} could not be written: {refusal.strerror}; training goes on,"
+                    " and it is tried again with the next samples"
+                )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.unwritten:
+            self._write(b"")
+        if self.unwritten:
+            self.say(f"{self.path.name} lacks {self.unwritten.count(10)} samples, shown above")
 
     def _judge(self, texts: list[str], tokenizer, eval_dataloader) -> None:
         """How much they repeat themselves, beside the validation text."""
@@ -244,14 +193,36 @@ def repetition_figures(verdict: Verdict) -> dict[str, float]:
     return found | {"eval_samples_repeating": verdict.repeating / verdict.scored}
 
 
+def append(path: Path, lines: bytes) -> None:
+    """All of them, on the disk, or none; OSError where the disk refuses them."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def forget_samples_from(path: Path, step: int) -> None:
-    """Drops the samples of this step and of later ones, which are about to be made again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A line without its end was being written when the process was killed.
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
-    if kept != lines:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+    """Cuts off the samples of this step and of later ones, which are about to be made again.
+
+    They are the file's end, as is a line that was being written when the process was killed.
+    """
+    kept = 0
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _step_of(line) >= step:
+                os.truncate(path, kept)
+                return
+            kept += len(line)
+
+
+def _step_of(line: bytes) -> float:
+    """Infinite for a line that is damaged, as after a power cut."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
