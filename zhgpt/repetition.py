@@ -89,9 +89,9 @@ class Usual:
         return {key: (min(r[key] for r in rows), max(r[key] for r in rows)) for key in WORSE}
 
     def judge(self, samples: Sequence[str]) -> Verdict | None:
-        """None where no sample is long enough to be judged."""
+        """None where less than half of the samples are long enough to be judged."""
         scored = [text for text in samples if len(text) >= FEWEST_CHARACTERS]
-        if not scored:
+        if not scored or len(scored) < len(samples) / 2:
             return None
         middle = sorted(map(len, scored))[len(scored) // 2]
         return Verdict(
