@@ -89,6 +89,8 @@ LEVELS = {
         "schedule": set(),
         "initial": set(),
         "sampling": set(),
+        "weights": set(),
+        "generate": {"machine", "sampling", "weights"},
         "callbacks": {"sampling", "tracking", "stopping"},
         "stopping": set(),
         "tracking": {"leaving"},
