@@ -12,6 +12,7 @@ LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers"
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
 LEVELS = {
@@ -91,6 +92,7 @@ LEVELS = {
         "sampling": set(),
         "weights": set(),
         "generate": {"machine", "sampling", "weights"},
+        "page": {"generate", "machine", "sampling"},
         "callbacks": {"sampling", "tracking", "stopping"},
         "stopping": set(),
         "tracking": {"leaving"},

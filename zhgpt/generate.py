@@ -61,12 +61,12 @@ def speaker(folder: Path, number: int | None, say: Callable[[str], None], **give
     """The weights of a folder with the settings of its recipe, but for those that are `given`."""
     found = weights.find(folder, number, say)
     settings = replace(found.settings, **{k: v for k, v in given.items() if v is not None})
-    _require_settings(settings)
+    require_settings(settings)
     model, tokenizer = weights.load(found.folder)
     return Speaker(found, model, tokenizer, settings)
 
 
-def _require_settings(settings: SamplesSection) -> None:
+def require_settings(settings: SamplesSection) -> None:
     for name in SETTINGS:
         value = getattr(settings, name)
         if name == "temperature" and value == 0:
