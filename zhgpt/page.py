@@ -119,7 +119,7 @@ def blocks(speakers: Sequence[Speaker]) -> tuple[Any, Any]:
 def _text(gr: Any, one: Speaker) -> Any:
     with gr.Column(min_width=320):  # below the other on a phone
         name = printable(str(one.found))
-        return gr.Textbox(label=name, lines=14, max_lines=40, elem_classes="text")
+        return gr.Textbox(label=name, lines=8, max_lines=40, elem_classes="text")
 
 
 def _number(gr: Any, name: str, words: Any, settings: Any, positions: int) -> Any:
