@@ -12,6 +12,7 @@ LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers"
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
 LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
 LEVELS = {
@@ -49,8 +50,8 @@ LEVELS = {
         "benchmark_run_table": {"benchmark_table"},
         "passages": set(),
         "bpe_table": {"report", "survey_table"},
-        "policy": set(),
-        "bpe_page": {"bpe_table", "policy"},
+        "page_file": {"disk"},
+        "bpe_page": {"bpe_table", "page_file"},
         "meter": set(),
         "runs": {"session"},
         "ranking": {"runs"},
@@ -60,7 +61,7 @@ LEVELS = {
         "repetition": set(),
         "stillness": set(),
         "compare_table": {"contrast", "phrases", "ranking", "report", "runs", "survey_table"},
-        "compare_page": {"contrast", "phrases", "policy", "ranking", "report", "runs"},
+        "compare_page": {"contrast", "page_file", "phrases", "ranking", "report", "runs"},
         "compare": {"compare_page", "compare_table", "contrast", "ranking", "runs"},
     },
     1: {
@@ -115,6 +116,9 @@ LEVELS = {
         "callbacks": {"figures", "guarding", "peers", "sampling", "tracking"},
         "figures": set(),
         "guarding": {"peers", "tracking"},
+        "weights": set(),
+        "generate": {"machine", "sampling", "weights"},
+        "page": {"generate", "machine", "sampling"},
         "stopping": {"peers"},
         "tracking": {"leaving"},
         "contenders": set(),
