@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from zhgpt import pre_tokenizer
 from zhgpt.bpe import EOS, PAD, fingerprint, longest_entries
-from zhgpt.bpe_text import Reading
+from zhgpt.bpe_text import Reading, without_folders
 from zhgpt.command import Command
 from zhgpt.errors import InputError
 from zhgpt.recipe import as_dict, content_hash
@@ -101,12 +102,10 @@ def _not_ours(folder: Path) -> list[str]:
 def facts(reading: Reading, tokenizer: Tokenizer, asked: Command, began: float) -> dict[str, Any]:
     """How a tokenizer was made; `began` is time.perf_counter() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    recipe = as_dict(asked.recipe)
-    # Names without folders: where the text lay on this machine is nobody's concern.
-    recipe["corpus"]["train_files"] = [Path(p).name for p in recipe["corpus"]["train_files"]]
+    corpus = without_folders(asked.recipe.corpus)
     return {
         "command": command_line(asked),
-        "recipe": recipe,
+        "recipe": as_dict(replace(asked.recipe, corpus=corpus)),
         "recipe_hash": content_hash(asked.recipe),
         "entries": tokenizer.get_vocab_size(),
         "fingerprint": fingerprint(tokenizer),
@@ -124,6 +123,9 @@ def command_line(asked: Command) -> str:
     for key, value in asked.overrides.items():
         if key == "corpus.train_files":
             shown = " ".join(_place(path, '"$CORPUS"') for path in value)
+        elif key == "corpus.dataset":
+            known = without_folders(asked.recipe.corpus).dataset
+            shown = shlex.quote(json.dumps(dict(known), ensure_ascii=False))
         else:
             shown = shlex.quote(value if isinstance(value, str) else json.dumps(value))
         words.append(f"--{key.rpartition('.')[2]} {shown}")
@@ -156,6 +158,7 @@ nothing is normalised, so every string comes back as it was.
 | trained on | one in {one_in} occurrences of each pre-token |
 | seconds | {seconds} |
 | peak memory | {memory:.2f} GB |
+| size of tokenizer.json | {megabytes:.2f} MB |
 | tokenizers | {tokenizers} |
 | recipe's hash | {recipe_hash} |
 | fingerprint | {fingerprint} |
@@ -190,6 +193,7 @@ def card(name: str, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> str:
         one_in=facts["training"]["one_in"],
         seconds=facts["seconds"],
         memory=facts["peak_memory_bytes"] / 1e9,
+        megabytes=len(tokenizer.to_str().encode("utf-8")) / 1e6,
         tokenizers=facts["versions"]["tokenizers"],
         recipe_hash=facts["recipe_hash"],
         fingerprint=facts["fingerprint"],

@@ -1,17 +1,17 @@
 """Text to a byte-level BPE tokenizer, within a limit of memory."""
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from zhgpt import pre_tokenizer
+from zhgpt import bpe_progress, pre_tokenizer
 from zhgpt.bpe import EOS, PAD, token_bytes
 from zhgpt.bpe_text import Reading
 from zhgpt.errors import InputError
+from zhgpt.pre_tokenizer import PreTokenizer
 from zhgpt.pre_tokens import PreTokens
 from zhgpt.recipe import BpeSection
 
@@ -38,7 +38,7 @@ def train(reading: Reading, section: BpeSection, say: Say) -> tuple[Tokenizer, d
     cuts = pre_tokenizer.of(section.pre_tokenizer)
     split = cuts.splitter()
     pre_tokens = PreTokens(section.seed)
-    pre_tokens.count(reading.texts("counting"), split)
+    pre_tokens.count(_parts(reading, cuts, "counting"), split)
     rate = _rate(pre_tokens, section)
     facts = pre_tokens.facts(rate)
     say(
@@ -50,12 +50,17 @@ def train(reading: Reading, section: BpeSection, say: Say) -> tuple[Tokenizer, d
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     # Every pre-token is a text to the trainer.
-    chosen = pre_tokens.one_in(rate, reading.texts("handing over"), split)
-    tokenizer.train_from_iterator(chosen, _trainer(section, rate))
+    chosen = pre_tokens.one_in(rate, _parts(reading, cuts, "handing over"), split)
+    with bpe_progress.told(say):
+        tokenizer.train_from_iterator(chosen, _trainer(section, rate))
     tokenizer.pre_tokenizer = cuts.saved()
     _require_filled(tokenizer, section)
     _require_apart(tokenizer)
     return tokenizer, facts
+
+
+def _parts(reading: Reading, cuts: PreTokenizer, doing: str) -> Iterator[str]:
+    return (part for text in reading.texts(doing) for part in cuts.parts(text))
 
 
 def _trainer(section: BpeSection, rate: int) -> trainers.BpeTrainer:
@@ -66,7 +71,8 @@ def _trainer(section: BpeSection, rate: int) -> trainers.BpeTrainer:
         special_tokens=_special(section),
         # Without it a byte that the training text lacks would be dropped in silence.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
+        show_progress=True,
+        progress_format="json",
     )
 
 
