@@ -1,4 +1,4 @@
-"""What a trainer writes of its progress: lines of our own, and nothing that others write is lost."""
+"""What a trainer writes of its progress: lines of ours, and what others write is not lost."""
 
 import json
 import os

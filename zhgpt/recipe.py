@@ -24,9 +24,10 @@ class TextSection:
     """Which text, and how files become documents.
 
     `dataset` (path, name, split, ... of `datasets.load_dataset`) stands in the place of
-    train_files. `text_columns`, joined with a line end, stand in the place of `text_column`; `document` is what
-    a document of a .txt or .md file is; `encoding` is found per file unless it is named;
-    `undecodable_share` of a file's bytes may be dropped because they are no text in its encoding.
+    train_files. `text_columns`, joined with a line end, stand in the place of `text_column`;
+    `document` is what a document of a .txt or .md file is; `encoding` is found per file unless it
+    is named; `undecodable_share` of a file's bytes may be dropped because they are no text in its
+    encoding.
     """
 
     train_files: Texts = ()
