@@ -42,7 +42,7 @@ def save(tokenizer: Tokenizer, folder: Path, facts: Mapping[str, Any], overwrite
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
     """Beside the place first; then two renames, so that no kill leaves a part under the name."""
-    partial, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    partial, replaced = _beside(folder, "partial"), _beside(folder, "old")
     for left_by_a_kill in (partial, replaced):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -55,6 +55,17 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         os.replace(folder, replaced)
     os.replace(partial, folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f".{folder.name}.{ending}")
+
+
+def _put_back(folder: Path) -> None:
+    """What a kill between the two renames has left without its name."""
+    replaced = _beside(folder, "old")
+    if replaced.exists() and not folder.exists():
+        os.replace(replaced, folder)
 
 
 # The library's GPT2Tokenizer would put its own pre-tokenizer in the place of ours, and other ids
@@ -73,7 +84,8 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def require_free(folder: Path, overwrite: bool) -> None:
-    """InputError unless a tokenizer may and can be written there; nothing is touched."""
+    """InputError unless a tokenizer may and can be written there; nothing there is changed."""
+    _put_back(folder.resolve())
     if not folder.exists():
         above = next(path for path in folder.resolve().parents if path.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
