@@ -79,6 +79,7 @@ LEVELS = {
         "lock": set(),
         "baseline": {"text", "files"},
         "curve": set(),
+        "bpe_curve": {"curve"},
         "survey": {"text", "files", "bpe", "cleaning", "encoder", "frequent"},
     },
     2: {
