@@ -58,9 +58,13 @@ class Reading:
     def _begin(self) -> None:
         self.tally, self.removed = Tally(), Counter()
         self.documents = self.bytes = self.characters = 0
+        self.share = 0.0
 
-    def texts(self, doing: str) -> Iterator[str]:
-        """One pass; `doing` is what for, in words. InputError if there is no text."""
+    def texts(self, doing: str = "") -> Iterator[str]:
+        """One pass; `doing` is what for, said with the time left. InputError if there is no text.
+
+        `share` of it is done at any time.
+        """
         self._begin()
         for text in self._cleaned(doing):
             if self.highest is None or self._hash(text) <= self.highest:
@@ -90,8 +94,9 @@ class Reading:
         for source in self.sources:
             for text in source.documents(self.tally):
                 yield source.name, text
-                share = (before + source.position()) / total
-                clock.line(lambda seconds, share=share: _progress(doing, share, seconds))
+                self.share = (before + source.position()) / total
+                if doing:
+                    clock.line(lambda seconds: progress(doing, self.share, seconds))
             before += source.size
 
     def _repeated_lines(self, share: float) -> frozenset[str]:
@@ -137,6 +142,6 @@ class Reading:
         }
 
 
-def _progress(doing: str, share: float, seconds: float) -> str:
+def progress(doing: str, share: float, seconds: float) -> str:
     left = seconds * (1 - share) / share if share else 0
     return f"{doing}: {share:.0%}, {left:,.0f} s left"

@@ -1,7 +1,7 @@
 """Text to a byte-level BPE tokenizer, within a limit of memory."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from zhgpt import bpe_progress, pre_tokenizer
 from zhgpt.bpe import EOS, PAD, token_bytes
-from zhgpt.bpe_text import Reading
+from zhgpt.bpe_text import Reading, progress
+from zhgpt.clock import Clock
 from zhgpt.errors import InputError
 from zhgpt.pre_tokenizer import PreTokenizer
 from zhgpt.pre_tokens import PreTokens
@@ -50,17 +51,35 @@ def train(reading: Reading, section: BpeSection, say: Say) -> tuple[Tokenizer, d
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     # Every pre-token is a text to the trainer.
-    chosen = pre_tokens.one_in(rate, _parts(reading, cuts, "handing over"), split)
+    chosen = pre_tokens.one_in(rate, _parts(reading, cuts), split)
+    number = int(pre_tokens.occurrences(rate).sum())
     with bpe_progress.told(say):
-        tokenizer.train_from_iterator(chosen, _trainer(section, rate))
+        handed = _handed_over(chosen, number, reading, say)
+        tokenizer.train_from_iterator(handed, _trainer(section, rate))
     tokenizer.pre_tokenizer = cuts.saved()
     _require_filled(tokenizer, section)
     _require_apart(tokenizer)
     return tokenizer, facts
 
 
-def _parts(reading: Reading, cuts: PreTokenizer, doing: str) -> Iterator[str]:
+def _parts(reading: Reading, cuts: PreTokenizer, doing: str = "") -> Iterator[str]:
     return (part for text in reading.texts(doing) for part in cuts.parts(text))
+
+
+def _handed_over(
+    chosen: Iterable[list[str]], number: int, reading: Reading, say: Say
+) -> Iterator[list[str]]:
+    """All of the chosen, `number` pre-tokens in all.
+
+    It takes its time by text and by pre-token, and of these most come early, all occurrences of
+    each with the first.
+    """
+    clock, handed = Clock(say), 0
+    for some in chosen:
+        yield some
+        handed += len(some)
+        share = (handed / number + reading.share) / 2
+        clock.line(lambda seconds, share=share: progress("handing over", share, seconds))
 
 
 def _trainer(section: BpeSection, rate: int) -> trainers.BpeTrainer:
