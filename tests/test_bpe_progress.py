@@ -21,7 +21,10 @@ def test_merging_is_told_and_all_else_goes_on(capfd, monkeypatch):
         os.write(2, b"half a line")
     os.write(2, b", after it\n")
     assert capfd.readouterr().err == 'a warning\n{"other": 1}\nhalf a line, after it\n'
-    assert [line.split(",")[0] for line in lines] == ["merging: 0 of 4 entries", "merging: 2 of 4 entries"]
+    assert [line.split(",")[0] for line in lines] == [
+        "merging: 0 of 4 entries",
+        "merging: 2 of 4 entries",
+    ]
     assert all(line.endswith(" s left") for line in lines)
 
 
