@@ -130,6 +130,8 @@ def _is_encoding(name: str) -> bool:
 
 
 RANGES: dict[str, Rule] = {
+    "--price_per_hour": _POSITIVE,
+    "--kills_every_hours": _POSITIVE,
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
