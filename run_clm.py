@@ -132,7 +132,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
         )
         machine.try_parts(callbacks.arrange(trainer))
-        trainer.keep(origin, pins.tokens_per_step, say)
+        trainer.keep(origin, pins.tokens_per_step, watcher, say)
 
     kept = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     kept["lint"] = lint.record(found, accepted)

@@ -451,6 +451,12 @@ def differences(folder: Path, twin: dict[str, Any]) -> list[str]:
     return found + [f"left behind: {name}" for name in left_behind(folder)]
 
 
+def require_equal(folder: Path, twin: dict[str, Any]) -> None:
+    """AssertionError with every difference in full, whatever the test runner would cut."""
+    found = differences(folder, twin)
+    assert not found, f"{folder} is not as its twin:\n" + "\n".join(found)
+
+
 def left_behind(folder: Path) -> Iterator[str]:
     """Half-made files under names of their own; what was set aside is kept on purpose."""
     for path in sorted(folder.rglob("*")):

@@ -12,7 +12,7 @@ from conftest import tiny_stories, write_jsonl
 from tokenizers import Tokenizer
 
 import run_clm
-from zhgpt import cards, check, disk, kills, lint, plan_screen, probe, sample
+from zhgpt import cards, check, kills, lint, plan_screen, probe, sample, storage
 from zhgpt.errors import InputError, exit_code
 from zhgpt.recipe import CleaningSection, ClmRecipe, CorpusSection, SamplesSection
 
@@ -284,7 +284,7 @@ def pins(**arguments) -> ClmRecipe:
 
 @pytest.mark.parametrize("limit, saves, kept", [(None, 20, 21), (3, 20, 4), (1, 20, 3), (3, 1, 2)])
 def test_checkpoints_that_lie_on_the_disk_at_once(limit, saves, kept):
-    made = disk.estimate(pins(save_total_limit=limit), 1000, 10_000, 32000, saves, 10)
+    made = storage.estimate(pins(save_total_limit=limit), 1000, 10_000, 32000, saves, 10)
     assert (made.kept, made.checkpoints, made.corpus) == (kept, kept * 12_000, 20_000)
 
 

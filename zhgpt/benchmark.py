@@ -1,6 +1,7 @@
 """How fast it is, beside other ways to the same result, in one run on one machine:
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
+python -m zhgpt.benchmark --what save --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
 
@@ -13,8 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zhgpt import benchmark_table, machine, report, session
+from transformers import GPT2Config
+
+from zhgpt import benchmark_run_table, benchmark_table, machine, report, session
 from zhgpt.benchmark_preparation import Preparation
+from zhgpt.benchmark_save import Saves
 from zhgpt.errors import FINISHED, InputError, exit_code
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
@@ -31,7 +35,9 @@ def run(argv: Sequence[str] | None) -> int:
         return FINISHED
     if options.repeats < 1:
         raise InputError(f"--repeats: {options.repeats}; at least 1 is needed to know anything.")
-    record = _described(options) | _preparation(options)
+    with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
+        measured = MEASURES[options.what](options, Path(scratch))
+    record = _described(options) | measured
     record["finished"] = session.now()
     print(tables(record))
     if options.output:
@@ -46,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--what", choices=("preparation",), help="what is measured")
+    what.add_argument("--what", choices=tuple(MEASURES), help="what is measured")
     what.add_argument("--table", type=Path, metavar="RECORD", help="print a record's tables")
     parser.add_argument("--files", type=Path, nargs="+", default=_FILES, help="JSON lines")
     parser.add_argument("--tokenizer", type=Path, default=_TOKENIZER, help=f"default {_TOKENIZER}")
-    parser.add_argument("--repeats", type=int, default=3, help="default 3")
+    parser.add_argument("--repeats", type=int, default=5, help="default 5")
     parser.add_argument("--large", action="store_true", help="texts of up to 1 GB too; minutes")
     parser.add_argument("--output", type=Path, help="file for the record")
     return parser
@@ -65,21 +71,36 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _preparation(options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
-        measured = Preparation(
-            files=options.files,
-            tokenizer=options.tokenizer,
-            repeats=options.repeats,
-            scratch=Path(scratch),
-            say=report.speaker(True),
-        )
-        return measured.measure(options.large)
+def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Preparation(
+        files=options.files,
+        tokenizer=options.tokenizer,
+        repeats=options.repeats,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure(options.large)
+
+
+def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Of GPT-2 small as the library has it, 124 M parameters."""
+    measured = Saves(
+        config=GPT2Config(),
+        tokenizer=options.tokenizer,
+        repeats=options.repeats,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure()
+
+
+MEASURES = {"preparation": _preparation, "save": _save}
+TABLES = {"preparation": benchmark_table.preparation, "save": benchmark_run_table.save}
 
 
 def tables(record: dict[str, Any]) -> str:
     """Markdown of a record of any kind."""
-    return benchmark_table.preparation(record)
+    return TABLES[record["what"]](record)
 
 
 def read(path: Path) -> dict[str, Any]:

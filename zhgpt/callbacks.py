@@ -1,9 +1,12 @@
 """What happens beside the training loop: one class, one concern, public hooks of Trainer only."""
 
+import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import leaving, tracking
 from zhgpt.errors import Left
+from zhgpt.peers import agreed
 from zhgpt.recipe import ClmRecipe, SamplesSection
 from zhgpt.report import count, printable, train_tokens
 from zhgpt.sampling import continuations
-from zhgpt.stopping import agreed
 
 Say = Callable[[str], None]
 
@@ -125,6 +128,7 @@ class Samples(TrainerCallback):
         self.section, self.say = section, say
         self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
+        self.unwritten = b""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -159,23 +163,63 @@ class Samples(TrainerCallback):
                 continuations(model, processing_class, self.section)
             )
         ]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         for row in rows:
             text = printable(row["text"]).replace("\n", " / ")
             self.say(f"  | {row['prompt']}|{text}")
         if "wandb" in args.report_to:
             tracking.samples_table(rows)
 
+    def _write(self, lines: bytes) -> None:
+        """A disk that refuses them stops no training: they are kept for the next time."""
+        refused, self.unwritten = self.unwritten, self.unwritten + lines
+        try:
+            append(self.path, self.unwritten)
+            self.unwritten = b""
+        except OSError as refusal:
+            if not refused:
+                self.say(
+                    f"{self.path.name} could not be written: {refusal.strerror}; training goes on,"
+                    " and it is tried again with the next samples"
+                )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.unwritten:
+            self._write(b"")
+        if self.unwritten:
+            self.say(f"{self.path.name} lacks {self.unwritten.count(10)} samples, shown above")
+
+
+def append(path: Path, lines: bytes) -> None:
+    """All of them, on the disk, or none; OSError where the disk refuses them."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
 
 def forget_samples_from(path: Path, step: int) -> None:
-    """Drops the samples of this step and of later ones, which are about to be made again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A line without its end was being written when the process was killed.
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
-    if kept != lines:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+    """Cuts off the samples of this step and of later ones, which are about to be made again.
+
+    They are the file's end, as is a line that was being written when the process was killed.
+    """
+    kept = 0
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _step_of(line) >= step:
+                os.truncate(path, kept)
+                return
+            kept += len(line)
+
+
+def _step_of(line: bytes) -> float:
+    """Infinite for a line that is damaged, as after a power cut."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf

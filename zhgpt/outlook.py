@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -31,6 +30,7 @@ from zhgpt import (
     scaling,
     session,
     step_memory,
+    storage,
 )
 from zhgpt.command import Command
 from zhgpt.errors import InputError
@@ -223,7 +223,7 @@ def _disk(
 ) -> dict[str, Any]:
     logs = steps.max_steps / interval(pins, "logging_steps", steps.max_steps)
     lines = logs + _evaluations(pins, steps.max_steps)
-    made = disk.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
+    made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
     return asdict(made) | {
         "run": made.run,
         "free": _free(output_dir),
@@ -266,12 +266,8 @@ def _preemption(
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, and no infinity, which JSON does not know."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{session.PLAN}.tmp"
-    temporary.write_text(
-        json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(temporary, folder / session.PLAN)
+    text = json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False)
+    disk.write_whole(folder / session.PLAN, text + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -146,7 +146,7 @@ def _preemption(plan: Plan) -> list[tuple[str, str]]:
         f" saves {every}, which costs {hours(made['lost_hours'])}{_paid(made['lost_hours'], price)}"
         f" in all; --save_minutes {made['best_save_minutes']:.2g} costs least,"
         f" {hours(made['best_lost_hours'])}{_paid(made['best_lost_hours'], price)}"
-        f" (Young 1974; a save stalls {made['save_seconds']:.2g} s and is written in"
+        f" (Young 1974; a save stalls up to {made['save_seconds']:.2g} s and is written in"
         f" {made['write_seconds']:.2g} s)"
     )
     return [("kills", text)]

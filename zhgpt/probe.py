@@ -40,8 +40,8 @@ _ROOM = 0.85  # of the memory: what an estimate that is 15 % too low would fill
 
 @dataclass
 class Probe:
-    """Seconds: of each timed step as the recipe has it, of the copy that a save waits for, of a
-    token that is drawn. `peak_bytes` is of the GPU.
+    """Seconds: of each timed step as the recipe has it, of the copy of a save (the most that
+    training waits for it), of a token that is drawn. `peak_bytes` is of the GPU.
     """
 
     micro_batch: int
@@ -193,11 +193,12 @@ def _arguments(
 
 
 def _copied(trainer: Trainer) -> float:
-    """Seconds of the copy that a save makes before training goes on."""
+    """Seconds of the copy that a save makes: so long at most the optimizer waits for it."""
     memory = Memory()
     for _ in range(2):  # buffers are taken in the first, and used again
         began = _now()
-        memory.copy([trainer.model.state_dict(), trainer.optimizer.state_dict()])
+        memory.begin([trainer.model.state_dict(), trainer.optimizer.state_dict()])
+        memory.fill()
     return _now() - began
 
 

@@ -20,10 +20,15 @@ def speaker(main_process: bool) -> Say:
 
 
 def _print(line: str) -> None:
-    """A reader that is gone (`| head`, a closed terminal) ends the run in good order."""
+    """A reader that is gone (`| head`, a closed terminal) ends the run in good order.
+
+    A log's disk that is full does not end it: what waits in the buffer goes out with a later line.
+    """
     try:
         print(line, flush=True)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
         if error.errno not in (errno.EPIPE, errno.EIO) or not leaving.listening():
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
