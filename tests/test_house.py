@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb", "swanlab"}
 LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
@@ -116,14 +116,16 @@ LEVELS = {
         "schedule": set(),
         "initial": set(),
         "sampling": set(),
-        "callbacks": {"figures", "guarding", "peers", "sampling", "tracking"},
+        "callbacks": {"console", "figures", "guarding", "peers", "sampling", "tracking"},
+        "console": set(),
+        "swan": set(),
         "figures": set(),
         "guarding": {"peers", "tracking"},
         "weights": set(),
         "generate": {"machine", "sampling", "weights"},
         "page": {"generate", "machine", "sampling"},
         "stopping": {"peers"},
-        "tracking": {"leaving"},
+        "tracking": {"leaving", "swan"},
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},
