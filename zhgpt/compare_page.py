@@ -136,6 +136,7 @@ def _run(run: Run, runs: int, notes: list[Note]) -> dict[str, Any]:
         "metrics": {key: run.evaluation.get(key) for key in CURVES if key.startswith("eval_")},
         "log": {key: [e.get(key) for e in entries] for key in ("step", "hours", *CURVES)},
         "segments": record["segments"],
+        "alarms": run.alarms,
         "samples": _samples(run, SAMPLE_CHARACTERS // runs, notes),
     }
 

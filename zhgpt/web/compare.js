@@ -169,11 +169,20 @@ function marks(chart) {
     if (x === null || x < min || x > max || !chart.series[i + 1].show) return;
     const reason = run.segments[k - 1].reason ?? say("unknown_value");
     const text = say("mark", { run: run.name, step: segment.from_step, reason });
-    const mark = el("div", { class: "mark" }, el("div", { class: "flag", title: text, "aria-label": text }));
-    mark.style.left = `${chart.valToPos(x, "x")}px`;
-    mark.style.color = colour(i);
-    chart.over.append(mark);
+    flag(chart, x, i, text, "mark", "");
   }));
+  runs.forEach((run, i) => run.alarms.forEach((alarm) => {
+    const x = along(run, alarm.step, state.axis);
+    if (x === null || x < min || x > max || !chart.series[i + 1].show) return;
+    flag(chart, x, i, say("alarm", { run: run.name, ...alarm }), "mark alarm", "!");
+  }));
+}
+
+function flag(chart, x, i, text, kind, sign) {
+  const made = el("div", { class: kind }, el("div", { class: "flag", title: text, "aria-label": text }, sign));
+  made.style.left = `${chart.valToPos(x, "x")}px`;
+  made.style.color = colour(i);
+  chart.over.append(made);
 }
 
 // Two fingers widen or narrow the stretch between them; the library knows the mouse only.
@@ -267,7 +276,8 @@ function curves() {
   return el("section", { id: "curves" }, el("h2", {}, say("curves")), el("div", { class: "controls" },
     el("label", {}, say("over"), " ", choice("axis", AXES, state.axis, (key) => { state.axis = key; })),
     el("button", { onclick: seeAll }, say("see_all"))),
-    el("p", { class: "faint" }, say("curves_hint"), " ", runs.some((run) => run.segments.length > 1) ? say("marks_hint") : ""),
+    el("p", { class: "faint" }, say("curves_hint"), " ", runs.some((run) => run.segments.length > 1) ? say("marks_hint") : "",
+      " ", runs.some((run) => run.alarms.length) ? say("alarms_hint") : ""),
     panel("validation", VALIDATION), panel("training", TRAINING));
 }
 
