@@ -402,7 +402,9 @@ def test_the_page_in_a_browser(hostile, tmp_path):
         assert page.run("document.querySelectorAll('.mark').length") == 6
         alarm = page.run("document.querySelector('.alarm .flag').title")
         assert alarm.startswith("x: alarm at step 4 (plateau): </script>")
-        assert "SIGTERM" in page.run("[...document.querySelectorAll('.mark:not(.alarm) .flag')].pop().title")
+        assert "SIGTERM" in page.run(
+            "[...document.querySelectorAll('.mark:not(.alarm) .flag')].pop().title"
+        )
         assert page.run("window.hurt === undefined && document.images.length === 0")
         assert "</script><script>window.hurt=1" in page.run(
             "document.querySelector('#samples').innerText"
