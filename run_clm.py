@@ -52,7 +52,7 @@ from zhgpt.order import Stream
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 
 
-class Pretraining(keeping.Sealed, Trainer):
+class Pretraining(callbacks.Observed, keeping.Sealed, Trainer):
     """Trainer; its checkpoints are whole or do not count, and are continued from exactly."""
 
 
@@ -129,7 +129,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             processing_class=tokenizer,
             compute_metrics=metrics.computer(bpe.token_bytes(backend)),
             preprocess_logits_for_metrics=metrics.keep_scores,
-            callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
+            callbacks=[*callbacks.observers(pins, blocks.ledger, segment, say), stop],
         )
         machine.try_parts(callbacks.arrange(trainer))
         trainer.keep(origin, pins.tokens_per_step, watcher, say)
