@@ -388,6 +388,11 @@ INK = """[...document.querySelectorAll('canvas')].map(c => {
   return %s.filter(c => seen.has(c)).length;
 })"""
 INK %= COLOURS  # how many runs' colours a chart shows
+CHOOSE = """(() => {
+  const box = document.querySelector('select[name=training]');
+  box.value = '%s';
+  box.dispatchEvent(new Event('change'));
+})()"""
 CURVE = "document.querySelector('canvas').toDataURL()"
 LEGEND = "document.querySelector('.u-legend').innerText"
 
@@ -409,6 +414,13 @@ def test_the_page_in_a_browser(hostile, tmp_path):
         assert "</script><script>window.hurt=1" in page.run(
             "document.querySelector('#samples').innerText"
         )
+
+        options = "[...document.querySelector('select[name=training]').options].map(o => o.value)"
+        assert page.run(options)[:4] == ["loss", "learning_rate", "grad_norm", "update_ratio"]
+        assert "share_of_peak" not in page.run(options)  # no run has it
+        page.run(CHOOSE % "memory_gb")
+        assert page.run(INK)[1] > 0
+        page.run(CHOOSE % "loss")
 
         x, y, width, height = page.run(BOX % 0)
         page.run(f"scrollTo(0, {y - 100})")

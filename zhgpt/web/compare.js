@@ -7,8 +7,9 @@ const data = read("data"), words = read("words"), runs = data.runs;
 // Tol's "bright" colours, told apart also by the colour-blind; dashes once they are used up.
 const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"];
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3]];
-const VALIDATION = ["eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_nats_per_character"];
-const TRAINING = ["loss", "learning_rate", "grad_norm", "tokens_per_second"];
+const VALIDATION = ["eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_nats_per_character",
+  "eval_samples_repeating", "eval_samples_distinct_4", "eval_samples_longest_run", "eval_samples_punctuation", "eval_samples_zip"];
+const TRAINING = ["loss", "learning_rate", "grad_norm", "update_ratio", "tokens_per_second", "share_of_peak", "memory_gb"];
 const PER_TOKEN = ["eval_loss", "eval_perplexity", "eval_accuracy", "loss"];
 const AXES = ["tokens", "flops", "hours"];
 
@@ -143,6 +144,7 @@ function hoursAt(run, step) {
 
 function points(run, metric, positive) {
   const xs = [], ys = [];
+  if (!run.log[metric]) return [xs, ys];
   run.log.step.forEach((step, i) => {
     const x = state.axis === "hours" ? run.log.hours[i] : along(run, step, state.axis), y = run.log[metric][i];
     if (x !== null && y !== null && !(positive && y <= 0)) { xs.push(x); ys.push(y); }
@@ -256,6 +258,8 @@ function choice(name, options, chosen, change) {
   return select;
 }
 
+const known = (metric) => runs.some((run) => run.log[metric]) || ["eval_bits_per_byte", "loss"].includes(metric);
+
 function panel(kind, metrics) {
   const warning = el("p", { class: "faint", role: "status" });
   const logarithmic = el("input", { type: "checkbox", onchange: (event) => {
@@ -278,7 +282,7 @@ function curves() {
     el("button", { onclick: seeAll }, say("see_all"))),
     el("p", { class: "faint" }, say("curves_hint"), " ", runs.some((run) => run.segments.length > 1) ? say("marks_hint") : "",
       " ", runs.some((run) => run.alarms.length) ? say("alarms_hint") : ""),
-    panel("validation", VALIDATION), panel("training", TRAINING));
+    panel("validation", VALIDATION.filter(known)), panel("training", TRAINING.filter(known)));
 }
 
 // ---- starts, differences, samples ----
