@@ -44,7 +44,7 @@ LEVELS = {
         "watch": {"leaving", "recipe"},
         "session": {"command", "disk", "leaving", "recipe", "report"},
         "report": {"leaving", "lint"},
-        "record": {"session", "report"},
+        "record": {"disk", "report", "session"},
         "village": set(),
         "survey_table": {"report"},
         "benchmark_table": set(),
