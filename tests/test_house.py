@@ -37,6 +37,7 @@ LEVELS = {
         "village": set(),
         "survey_table": {"report"},
         "benchmark_table": set(),
+        "benchmark_run_table": {"benchmark_table"},
         "passages": set(),
         "bpe_table": {"report", "survey_table"},
         "policy": set(),
@@ -100,7 +101,9 @@ LEVELS = {
         "bpe_counts": {"candidate"},
         "bpe_compare": {"candidate", "bpe_counts"},
         "benchmark_preparation": {"contenders"},
-        "benchmark": {"benchmark_preparation", "machine"},
+        "benchmark_save": {"keeping", "machine"},
+        "benchmark_startup": {"callbacks", "keeping", "machine"},
+        "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_startup", "machine"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}
