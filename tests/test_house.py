@@ -95,6 +95,7 @@ LEVELS = {
         "sampling": set(),
         "callbacks": {"sampling", "tracking", "peers"},
         "stopping": {"peers"},
+        "launch": set(),
         "tracking": {"leaving"},
         "contenders": set(),
         "candidate": set(),

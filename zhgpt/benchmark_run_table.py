@@ -1,7 +1,6 @@
 """The records of what a run pays beside its steps, its saves and its start, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from zhgpt.benchmark_table import head, markdown, spread, target_rows
