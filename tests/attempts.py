@@ -414,7 +414,7 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
-TIMES = re.compile("runtime|per_second")
+TIMES = re.compile("runtime|per_second|seconds|memory_gb")
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def _is_encoding(name: str) -> bool:
 
 
 RANGES: dict[str, Rule] = {
+    "--price_per_hour": _POSITIVE,
+    "--kills_every_hours": _POSITIVE,
     "tokenizer": _TEXT,
     "corpus.train_files": _FILES,
     "corpus.validation_files": _FILES,
@@ -194,6 +196,7 @@ RANGES: dict[str, Rule] = {
     "preemption.stop_command": _NOT_EMPTY,
     "preemption.save_minutes": _POSITIVE,
     "preemption.max_minutes": _POSITIVE,
+    "guards.no_progress_minutes": _POSITIVE,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,

@@ -40,6 +40,15 @@ def inputs(folder: str | None, record: Mapping[str, Any]) -> dict[str, str]:
     return {"init_from": fingerprint(folder)}
 
 
+def with_loss(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+    """The model with its kind of loss named.
+
+    Unset for GPT-2, and Trainer then divides by one token per block too many.
+    """
+    model.loss_type = "ForCausalLM"
+    return model
+
+
 def load(
     model: GPT2LMHeadModel, folder: str | None, tokenizer: Tokenizer, resume: Path | None
 ) -> None:

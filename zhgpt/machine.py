@@ -7,13 +7,17 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from zhgpt.errors import InputError, Left
+from zhgpt.plan import Plan
+from zhgpt.recipe import ClmRecipe, thawed
 
 
 def quiet_libraries() -> None:
@@ -36,6 +40,27 @@ def rank() -> int:
 
 def has_gpu() -> bool:
     return torch.cuda.is_available()
+
+
+def has_bf16() -> bool:
+    return has_gpu() and torch.cuda.is_bf16_supported()
+
+
+def memory_bytes(training_arguments: Mapping[str, Any]) -> int:
+    """What one process may take: the card's memory, or its share of the main memory."""
+    if not use_cpu(training_arguments):
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return main_memory_bytes() // processes()
+
+
+def main_memory_bytes() -> int:
+    """Of the machine, or of the container where that is given less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(whole, int(limit.read_text()))
+    except (OSError, ValueError):  # no such control group, or "max"
+        return whole
 
 
 def processes() -> int:
@@ -80,6 +105,21 @@ def fixed_arguments(training_arguments: Mapping[str, Any]) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": use_cpu(training_arguments),
     }
+
+
+def arguments(pins: ClmRecipe, steps: Plan, folder: Path, run_name: str) -> dict[str, Any]:
+    """For TrainingArguments: the recipe's own, and those that follow from it and from here."""
+    own = thawed(pins.training_arguments)
+    return (
+        own
+        | fixed_arguments(pins.training_arguments)
+        | {
+            "output_dir": str(folder),
+            "run_name": run_name,
+            "max_steps": steps.max_steps,
+            "gradient_accumulation_steps": steps.gradient_accumulation_steps,
+        }
+    )
 
 
 def try_parts(trainer: transformers.Trainer) -> None:
@@ -144,8 +184,9 @@ def require_all_processes(world_size: int) -> None:
 
 
 def require(training_arguments: Mapping[str, Any], folder: Path, checkpoint_bytes: int) -> None:
-    """InputError where this machine cannot compute or keep what is asked."""
+    """InputError where this machine cannot compute, report or keep what is asked."""
     require_precision(training_arguments)
+    require_reporters(training_arguments)
     require_disk(folder, checkpoint_bytes)
 
 
@@ -153,11 +194,32 @@ def require_precision(training_arguments: Mapping[str, Any]) -> None:
     """Refuses bf16 where it would not be used; a run in another precision is another run."""
     if not training_arguments.get("bf16") or training_arguments.get("use_cpu"):
         return
-    if not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+    if not has_bf16():
         raise InputError(
             "training_arguments.bf16: true, but this machine has no GPU that computes in bf16.\n"
             "Add --bf16 false to train in 32 bits; that is another run, and its name says so."
         )
+
+
+def require_reporters(training_arguments: Mapping[str, Any]) -> None:
+    """Refuses a tracker that the library does not know, or whose package is not here."""
+    asked = training_arguments.get("report_to", "none")
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(INTEGRATION_TO_CALLBACK)
+            raise InputError(
+                f"training_arguments.report_to: {name} is not known; there are: {known}, none."
+            )
+        if name in _PACKAGES and find_spec(name) is None:
+            raise InputError(
+                f"training_arguments.report_to: {name} is not installed.\n"
+                f"pip install {name}, or add --report_to none."
+            )
+
+
+_PACKAGES = ("wandb", "tensorboard", "trackio", "swanlab")  # called as their tracker
 
 
 def require_disk(folder: Path, checkpoint_bytes: int) -> None:

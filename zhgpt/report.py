@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zhgpt import leaving
+from zhgpt import leaving, lint
 
 Record = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ def _print(line: str) -> None:
 
 
 def banner(record: Record, output_dir: Path, resume_step: int) -> str:
-    """Ten lines: what will be trained, on what, how long, where."""
+    """Ten lines and the findings: what will be trained, on what, how long, where."""
     plan = record["plan"]
     rows = [
         ("recipe", f"{record['name']}  ({record['recipe_file']}, {record['recipe_hash']})"),
@@ -50,6 +50,7 @@ def banner(record: Record, output_dir: Path, resume_step: int) -> str:
         ("compute", f"{plan['flops']:.2e} floating-point operations"),
         ("device", _device(record["machine"])),
         ("writes", f"{output_dir}" + (f", continues at step {resume_step}" if resume_step else "")),
+        *(("lint", line) for line in lint.summary(record["lint"])),
     ]
     return "\n".join(f"{name:>10}  {text}" for name, text in rows)
 
@@ -135,6 +136,12 @@ def printable(text: str) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(c) in _OBEYED and c != "\n" else c for c in text
     )
+
+
+def json_line(value: Any) -> str:
+    """The value whole, as JSON for a file as for a terminal: what that would obey is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _OBEYED else c for c in text)
 
 
 _OBEYED = ("Cc", "Cf", "Cs")  # control, format (right-to-left marks among them), surrogate

@@ -30,6 +30,7 @@ from zhgpt.recipe import (
 )
 
 LOCK = "run.lock"
+PLAN = "plan.json"
 PACKAGES = (
     "torch",
     "transformers",
@@ -142,8 +143,10 @@ def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a process left it that was killed before it could write the record, or works now."""
-    return path.name.lstrip(".").startswith((LOCK, "run.json.partial"))
+    """Whether a process left it that was killed before it could write the record, or works now, or
+    only planned.
+    """
+    return path.name.lstrip(".").startswith((LOCK, "run.json.partial", PLAN))
 
 
 def require_place(folder: Path) -> None:
