@@ -28,6 +28,7 @@ _SETTINGS = {
     "logging_steps": "10",
     "save_steps": "1e6",
     "report_to": "none",
+    "accept": "many-epochs",
 }
 _NEW, _EARLY, _LATE = "new", "at step 10", "at step 1,000,000"
 _STEPS = {_NEW: 0, _EARLY: 10, _LATE: 1_000_000}
@@ -184,9 +185,9 @@ def _mark(began: float) -> None:
     last = type("Last", (TrainerCallback,), {"on_step_end": end, "on_step_begin": note})()
     arrange = callbacks.arrange
 
-    def arranged(trainer: Any) -> None:
-        arrange(trainer)
-        trainer.add_callback(last)
+    def arranged(trainer: Any) -> Any:
+        arrange(trainer).add_callback(last)
+        return trainer
 
     callbacks.arrange = arranged
     train = keeping.Sealed.train
