@@ -126,13 +126,15 @@ LEVELS = {
         "page": {"generate", "machine", "sampling"},
         "stopping": {"peers"},
         "tracking": {"leaving", "swan"},
+        "launch": set(),
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},
         "bpe_compare": {"candidate", "bpe_counts"},
         "benchmark_preparation": {"contenders"},
         "benchmark_save": {"keeping", "machine"},
-        "benchmark": {"benchmark_preparation", "benchmark_save", "machine"},
+        "benchmark_startup": {"callbacks", "keeping", "machine"},
+        "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_startup", "machine"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

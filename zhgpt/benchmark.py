@@ -2,6 +2,7 @@
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
 python -m zhgpt.benchmark --what save --output RECORD.json
+python -m zhgpt.benchmark --what startup --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
 
@@ -19,12 +20,14 @@ from transformers import GPT2Config
 from zhgpt import benchmark_run_table, benchmark_table, machine, report, session
 from zhgpt.benchmark_preparation import Preparation
 from zhgpt.benchmark_save import Saves
+from zhgpt.benchmark_startup import Starts
 from zhgpt.errors import FINISHED, InputError, exit_code
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
 END = "<!-- end of figures -->"
 _FILES = [Path("recipes/village/train.jsonl")]
 _TOKENIZER = Path("tokenizer/32k_v1")
+_RECIPE = Path("recipes/village.json")
 _LIBRARIES = "datasets tokenizers tiktoken torch transformers".split()
 
 
@@ -94,8 +97,17 @@ def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return measured.measure()
 
 
-MEASURES = {"preparation": _preparation, "save": _save}
-TABLES = {"preparation": benchmark_table.preparation, "save": benchmark_run_table.save}
+def _startup(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Starts(_RECIPE, options.repeats, scratch, report.speaker(True))
+    return measured.measure()
+
+
+MEASURES = {"preparation": _preparation, "save": _save, "startup": _startup}
+TABLES = {
+    "preparation": benchmark_table.preparation,
+    "save": benchmark_run_table.save,
+    "startup": benchmark_run_table.startup,
+}
 
 
 def tables(record: dict[str, Any]) -> str:
