@@ -35,7 +35,9 @@ LEVELS = {
         "record": {"session", "report"},
         "village": set(),
         "survey_table": {"report"},
+        "allocator": set(),
         "benchmark_table": set(),
+        "benchmark_step_table": {"benchmark_table"},
         "passages": set(),
         "bpe_table": {"report", "survey_table"},
         "policy": set(),
@@ -97,7 +99,9 @@ LEVELS = {
         "bpe_counts": {"candidate"},
         "bpe_compare": {"candidate", "bpe_counts"},
         "benchmark_preparation": {"contenders"},
-        "benchmark": {"benchmark_preparation", "machine"},
+        "steppers": set(),
+        "benchmark_step": {"steppers"},
+        "benchmark": {"benchmark_preparation", "benchmark_step", "machine"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

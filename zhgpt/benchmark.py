@@ -1,6 +1,7 @@
 """How fast it is, beside other ways to the same result, in one run on one machine:
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
+python -m zhgpt.benchmark --what step --recipe RECIPE [--key value]... --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
 
@@ -13,25 +14,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zhgpt import benchmark_table, machine, report, session
+from zhgpt import benchmark_step_table, benchmark_table, machine, report, session
 from zhgpt.benchmark_preparation import Preparation
+from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
 END = "<!-- end of figures -->"
 _FILES = [Path("recipes/village/train.jsonl")]
 _TOKENIZER = Path("tokenizer/32k_v1")
+_RECIPE = Path("recipes/village.json")
 _LIBRARIES = "datasets tokenizers tiktoken torch transformers".split()
 
 
 def run(argv: Sequence[str] | None) -> int:
-    options = _parser().parse_args(argv)
+    options = _options(argv)
     if options.table:
         print(tables(read(options.table)))
         return FINISHED
-    if options.repeats < 1:
-        raise InputError(f"--repeats: {options.repeats}; at least 1 is needed to know anything.")
-    record = _described(options) | _preparation(options)
+    for name in ("repeats", "steps"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: {getattr(options, name)}; at least 1 is needed.")
+    with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
+        measured = MEASURES[options.what](options, Path(scratch))
+    record = _described(options) | measured
     record["finished"] = session.now()
     print(tables(record))
     if options.output:
@@ -39,19 +45,33 @@ def run(argv: Sequence[str] | None) -> int:
     return FINISHED
 
 
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What is left over are options of run_clm.py, where it is measured."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(argv)
+    if overrides and options.what in (None, "preparation"):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    options.overrides = overrides
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         prog="python -m zhgpt.benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--what", choices=("preparation",), help="what is measured")
+    what.add_argument("--what", choices=tuple(MEASURES), help="what is measured")
     what.add_argument("--table", type=Path, metavar="RECORD", help="print a record's tables")
     parser.add_argument("--files", type=Path, nargs="+", default=_FILES, help="JSON lines")
     parser.add_argument("--tokenizer", type=Path, default=_TOKENIZER, help=f"default {_TOKENIZER}")
-    parser.add_argument("--repeats", type=int, default=3, help="default 3")
+    parser.add_argument("--repeats", type=int, default=5, help="default 5")
     parser.add_argument("--large", action="store_true", help="texts of up to 1 GB too; minutes")
+    parser.add_argument("--recipe", type=Path, default=_RECIPE, help=f"default {_RECIPE}")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a turn, default 10")
+    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of it")
     parser.add_argument("--output", type=Path, help="file for the record")
     return parser
 
@@ -65,21 +85,38 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _preparation(options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
-        measured = Preparation(
-            files=options.files,
-            tokenizer=options.tokenizer,
-            repeats=options.repeats,
-            scratch=Path(scratch),
-            say=report.speaker(True),
-        )
-        return measured.measure(options.large)
+def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Preparation(
+        files=options.files,
+        tokenizer=options.tokenizer,
+        repeats=options.repeats,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure(options.large)
+
+
+def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Steps(
+        recipe=options.recipe,
+        overrides=options.overrides,
+        files=options.files,
+        steps=options.steps,
+        repeats=options.repeats,
+        nanogpt=options.nanogpt,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure()
+
+
+MEASURES = {"preparation": _preparation, "step": _step}
+TABLES = {"preparation": benchmark_table.preparation, "step": benchmark_step_table.step}
 
 
 def tables(record: dict[str, Any]) -> str:
     """Markdown of a record of any kind."""
-    return benchmark_table.preparation(record)
+    return TABLES[record["what"]](record)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -20,19 +20,26 @@ def preparation(record: Record) -> str:
     """All tables of python -m zhgpt.benchmark --what preparation."""
     parts = [_head(record), _contenders(record), _loading(record)]
     parts += [_large(record)] if "large" in record else []
-    return "\n\n".join([*parts, _targets(record)])
+    return "\n\n".join([*parts, target_rows(targets(record))])
 
 
 def _head(record: Record) -> str:
-    ours, machine = record["ways"]["ours"][0], record["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    code = (record["commit"] or "no commit")[:7] + (" and changes" if record["modified"] else "")
+    ours = record["ways"]["ours"][0]
     return (
         f"{ours['bytes'] / 1e6:,.1f} MB of text, {ours['documents']:,} documents,"
         f" {ours['tokens']:,} tokens of `{record['tokenizer']}`; {record['repeats']} repeats in"
-        f" turn, {record['processors']} processes each; {machine['device']},"
-        f" {machine['cpu_cores']} cores; Python {machine['python']}, {versions};"
-        f" code `{code}`, {record['finished'][:10]}."
+        f" turn, {record['processors']} processes each; {head(record)}"
+    )
+
+
+def head(record: Record) -> str:
+    """Machine, versions, code and day of a record of any kind."""
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    code = (record["commit"] or "no commit")[:7] + (" and changes" if record["modified"] else "")
+    return (
+        f"{machine['device']}, {machine['cpu_cores']} cores; Python {machine['python']},"
+        f" {versions}; code `{code}`, {record['finished'][:10]}."
     )
 
 
@@ -51,15 +58,15 @@ def _contenders(record: Record) -> str:
         "peak of disk, bytes/token": lambda f: f["peak_disk"] / tokens,
     }
     for name, figure in columns.items():
-        rows.append([name, *(_spread([figure(f) for f in ways[way]]) for way in ways)])
-    return _markdown(rows)
+        rows.append([name, *(spread([figure(f) for f in ways[way]]) for way in ways)])
+    return markdown(rows)
 
 
 def _loading(record: Record) -> str:
     rates = {way: [run[way] / 1e6 for run in record["loading"]] for way in record["loading"][0]}
     size, batch = record["block_size"], record["batch_size"]
     rows = [[f"DataLoader, {batch} blocks of {size}", "million tokens/s"], ["---", "--:"]]
-    return _markdown(rows + [[way, _spread(found)] for way, found in rates.items()])
+    return markdown(rows + [[way, spread(found)] for way, found in rates.items()])
 
 
 def _large(record: Record) -> str:
@@ -70,15 +77,16 @@ def _large(record: Record) -> str:
         memory = (run["peak_memory"] or 0) / _GIGABYTE
         cells = [run["seconds"], speed, memory, run["second_start"]]
         rows.append([run["text"], *map(_number, cells)])
-    return _markdown(rows)
+    return markdown(rows)
 
 
-def _targets(record: Record) -> str:
+def target_rows(targets: Sequence[tuple[str, Sequence[float], float, bool]]) -> str:
+    """A table of what is asked, what was measured, and whether that is met."""
     rows = [["target", "measured", "ratio to the target", ""], ["---", "--:", "--:", "---"]]
-    for name, figures, bound, at_most in targets(record):
+    for name, figures, bound, at_most in targets:
         ratio = median(figures) / bound
-        rows.append([name, _spread(figures), f"{ratio:.2f}", _verdict(figures, bound, at_most)])
-    return _markdown(rows)
+        rows.append([name, spread(figures), f"{ratio:.2f}", _verdict(figures, bound, at_most)])
+    return markdown(rows)
 
 
 def _verdict(figures: Sequence[float], bound: float, at_most: bool) -> str:
@@ -131,7 +139,8 @@ def _rows_loaded(record: Record) -> list[float]:
     return [run["rows"] / 1e6 for run in record["loading"]]
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Median and, of several values, lowest and highest."""
     found = _number(median(values))
     if len(values) == 1:
         return found
@@ -143,5 +152,6 @@ def _number(value: float) -> str:
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the second row says how columns are aligned."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
