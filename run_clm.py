@@ -28,6 +28,7 @@ from zhgpt import (
     collator,
     command,
     corpus,
+    halving,
     initial,
     keeping,
     lock,
@@ -49,14 +50,13 @@ SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless given")}
 
 
-class Pretraining(keeping.Sealed, Trainer):
+class Pretraining(halving.Halving, keeping.Sealed, Trainer):
     """Trainer; its checkpoints are whole or do not count, and are continued from exactly."""
 
 
 def run(argv: list[str] | None) -> int:
-    machine.quiet_libraries()
+    machine.prepare()
     say = report.speaker(machine.rank() == 0)
-    # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
     pins = asked.recipe
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
@@ -133,7 +133,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
         )
         callbacks.arrange(trainer)
         machine.try_parts(trainer)
-        trainer.keep(origin, pins.tokens_per_step, say)
+        trainer.keep(origin, pins.tokens_per_step, say, segment.note)
 
     facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)

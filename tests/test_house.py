@@ -87,6 +87,7 @@ LEVELS = {
         "collator": set(),
         "metrics": set(),
         "memory": set(),
+        "halving": set(),
         "keeping": {"memory"},
         "schedule": set(),
         "initial": set(),

@@ -13,10 +13,17 @@ from typing import Any
 import torch
 import transformers
 
+from zhgpt import allocator
 from zhgpt.errors import InputError, Left
 
 
-def quiet_libraries() -> None:
+def prepare() -> None:
+    """For all that follows in this process: memory is kept, libraries are quiet."""
+    allocator.keep_freed()
+    _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
     """No bar for writing a file of weights: it would be control characters in a log.
 
     Nor the warning that other intervals than the checkpoint's have no effect: here they have one.
