@@ -12,7 +12,6 @@ if __name__ == "__main__":
     leaving.listen()  # before the libraries, whose import takes seconds
 
 from transformers import (
-    AutoTokenizer,
     DataCollatorForLanguageModeling,
     GPT2Config,
     GPT2LMHeadModel,
@@ -28,12 +27,17 @@ from zhgpt import (
     collator,
     command,
     corpus,
+    facts,
     halving,
     initial,
     keeping,
+    lint,
     lock,
     machine,
     metrics,
+    micro_batch,
+    options,
+    outlook,
     plan,
     recipe,
     report,
@@ -41,13 +45,13 @@ from zhgpt import (
     session,
     stopping,
     tracking,
+    vocabulary,
     watch,
 )
 from zhgpt.errors import FINISHED, exit_code
 from zhgpt.order import Stream
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
-FLAGS = {"output_dir": command.Flag(str, "folder of the run; runs/<name> unless given")}
 
 
 class Pretraining(halving.Halving, keeping.Sealed, Trainer):
@@ -57,54 +61,52 @@ class Pretraining(halving.Halving, keeping.Sealed, Trainer):
 def run(argv: list[str] | None) -> int:
     machine.prepare()
     say = report.speaker(machine.rank() == 0)
-    asked = command.read(argv, recipe.ClmRecipe, SECTIONS, FLAGS, __doc__)
-    pins = asked.recipe
+    asked = command.read(argv, recipe.ClmRecipe, SECTIONS, options.FLAGS, __doc__)
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
-    with machine.among_peers(), watch.Watch(pins.preemption, say) as watcher:
+    if asked.flags["plan"]:
+        return outlook.show(asked, output_dir, *shape(asked.recipe), say)
+    with machine.among_peers(), watch.Watch(asked.recipe.preemption, say) as watcher:
         with lock.alone(output_dir, machine.rank(), say):
             history = train(asked, output_dir, watcher, say)
     say(report.summary(history, output_dir))
     return FINISHED
 
 
+def shape(pins: recipe.ClmRecipe) -> tuple:
+    """Tokenizer and configuration of the model; InputError for what does not fit together."""
+    corpus.require_files(pins.corpus)
+    tokenizer = vocabulary.load(pins)
+    with recipe.judged("model"):
+        derived = vocabulary.model_arguments(tokenizer, pins)
+        return tokenizer, GPT2Config(**recipe.thawed(pins.model), **derived)
+
+
 def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: report.Say) -> dict:
     pins = asked.recipe
     history = session.claim(output_dir, fresh := session.new(asked))
+    accepted = lint.accepted(asked.flags["accept"], history)
     if session.is_repeated(history, asked):
         return history
 
-    corpus.require_files(pins.corpus)
-    bpe.require_folder(pins.tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
+    tokenizer, config = shape(pins)
     backend = tokenizer.backend_tokenizer
-    bpe.require_usable(tokenizer, pins)
-    with recipe.judged("model"):
-        config = GPT2Config(
-            **recipe.thawed(pins.model),
-            vocab_size=len(tokenizer),
-            n_positions=pins.corpus.block_size,
-            **bpe.special_ids(tokenizer),
-        )
     machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
-    batches = plan.split_step(pins, machine.processes())
+    pins = micro_batch.settled(pins, config, history, say)
+    known = facts.of_recipe(pins, config, tokenizer)
+    if history["status"] != "finished":
+        lint.judge(pins, known, accepted)
 
-    # Text to blocks of tokens, and what follows from their number.
     blocks = corpus.prepare(pins.corpus, pins.cleaning, backend, tokenizer.eos_token_id, say)
-    steps = plan.make(pins, config, batches, len(blocks.train))
+    steps = plan.make(pins, config, machine.processes(), len(blocks.train))
     inputs = {"corpus": blocks.fingerprint, "tokenizer": bpe.fingerprint(backend)}
     inputs |= initial.inputs(pins.init_from, history)
     session.require_same(output_dir, history.get("inputs", inputs), inputs)
     if session.is_finished(history, steps.max_steps):
         return history
+    found = lint.judge(pins, facts.with_text(known, steps, blocks, tokenizer), accepted)
 
     with recipe.judged("training_arguments"):
-        derived = machine.fixed_arguments(pins.training_arguments) | {
-            "output_dir": str(output_dir),
-            "run_name": asked.run_name,
-            "max_steps": steps.max_steps,
-            "gradient_accumulation_steps": batches.accumulation,
-        }
-        args = TrainingArguments(**recipe.thawed(pins.training_arguments) | derived)
+        args = TrainingArguments(**machine.arguments(pins, steps, output_dir, asked.run_name))
     machine.require_all_processes(args.world_size)
     origin = checkpoint.origin(recipe.lasting_hash(pins))
     resume = keeping.newest(output_dir, origin, say)
@@ -112,9 +114,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
     seen = checkpoint.tokens(resume) // pins.corpus.block_size
     set_seed(args.seed)
     with recipe.judged("model"):
-        model = GPT2LMHeadModel(config)
-    # Unset for GPT-2, and Trainer then divides by one token per block too many.
-    model.loss_type = "ForCausalLM"
+        model = initial.ready(GPT2LMHeadModel(config), pins)
     initial.load(model, pins.init_from, backend, resume)
 
     segment = session.Session(output_dir, session.renew(history, fresh), machine.rank() == 0)
@@ -131,13 +131,13 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             preprocess_logits_for_metrics=metrics.keep_scores,
             callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
         )
-        callbacks.arrange(trainer)
-        machine.try_parts(trainer)
+        machine.try_parts(callbacks.arrange(trainer))
         trainer.keep(origin, pins.tokens_per_step, say, segment.note)
 
-    facts = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
+    kept = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
+    kept["lint"] = lint.record(found, accepted)
     step, reached = checkpoint.step(resume), checkpoint.last_step(output_dir)
-    with segment.open(step, reached, machine.describe(), **facts), machine.together(trainer):
+    with segment.open(step, reached, machine.describe(), **kept), machine.together(trainer):
         say(report.banner(history, output_dir, step))
         tracking.start(trainer, segment, say)
         trained = trainer.train(resume_from_checkpoint=resume and str(resume))

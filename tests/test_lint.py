@@ -6,10 +6,10 @@ import pytest
 from conftest import ROOT
 from transformers import GPT2Config, TrainingArguments
 
-from zhgpt import command, lint, plan, rules
+from zhgpt import command, lint, plan, rule, rules_optimizer, scaling
 from zhgpt.errors import InputError
 from zhgpt.recipe import ClmRecipe, CorpusSection, SamplesSection
-from zhgpt.rules import Facts
+from zhgpt.rule import Facts
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 SHIPPED = ("village", "cpu_9m", "gpt2_124m", "l20_300m")
@@ -134,7 +134,7 @@ def test_a_rule_speaks_beyond_its_threshold(name, severity, changes, facts):
 
 
 def test_every_rule_has_a_case():
-    assert {rule.id for rule in rules.RULES} == {name for name, severity, *_ in CASES if severity}
+    assert {rule.id for rule in lint.RULES} == {name for name, severity, *_ in CASES if severity}
 
 
 def test_the_same_changes_say_nothing_while_nothing_is_known():
@@ -159,7 +159,13 @@ def test_a_stop_ends_a_start_unless_it_is_accepted():
     kept = lint.record(findings, ["many-epochs", "fine-tuning-rate"])
     assert all(entry["accepted"] for entry in kept if entry["severity"] == "stop")
     with pytest.raises(InputError, match="no rule has this name"):
-        lint.require([], ["many-epoch"])
+        lint.accepted(["many-epoch"], {})
+
+
+def test_what_was_accepted_at_the_first_start_stays_accepted():
+    kept = {"lint": [dict(id="many-epochs", accepted=True), dict(id="no-decay", accepted=False)]}
+    assert lint.accepted(None, kept) == {"many-epochs"}
+    assert lint.accepted(["padding"], kept) == {"many-epochs", "padding"}
 
 
 def test_findings_name_value_effect_remedy_and_source():
@@ -175,9 +181,9 @@ def test_the_page_is_up_to_date():
 def test_defaults_are_the_libraries():
     known = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
     plain = {key: getattr(value, "value", value) for key, value in known.items()}
-    assert {key: plain[key] for key in rules.DEFAULTS} == rules.DEFAULTS
+    assert {key: plain[key] for key in rule.DEFAULTS} == rule.DEFAULTS
     model = GPT2Config()
-    assert {key: getattr(model, key) for key in rules.MODEL_DEFAULTS} == rules.MODEL_DEFAULTS
+    assert {key: getattr(model, key) for key in rule.MODEL_DEFAULTS} == rule.MODEL_DEFAULTS
 
 
 def read(path) -> ClmRecipe:
@@ -188,7 +194,7 @@ def facts_of(made: ClmRecipe, vocabulary: int, train_tokens: int, **more) -> Fac
     """What follows from a recipe and the size of its text."""
     config = GPT2Config(**made.model, vocab_size=vocabulary, n_positions=made.corpus.block_size)
     blocks = train_tokens // made.corpus.block_size
-    steps = plan.make(made, config, plan.Batches(1, 1), blocks)
+    steps = plan.make(made, config, processes=1, blocks=blocks)
     names = ("parameters", "max_steps", "tokens", "epochs")
     known = {name: getattr(steps, name) for name in names}
     return Facts(vocab_size=vocabulary, train_tokens=train_tokens, **known, **more)
@@ -232,20 +238,20 @@ def test_shipped_recipes_neither_stop_nor_warn(name):
 def test_the_runs_of_the_diary_are_caught_before_they_start(name, facts, stops, warnings):
     made = read(f"recipes/diary/{name}.json")
     said = found(made, facts_of(made, 32000, **facts))
-    assert {rule for rule, severity in said.items() if severity == "stop"} == stops
-    assert warnings <= {rule for rule, severity in said.items() if severity == "warn"}
+    assert {name for name, severity in said.items() if severity == "stop"} == stops
+    assert warnings <= {name for name, severity in said.items() if severity == "warn"}
     with pytest.raises(InputError):
         lint.require(lint.check(made, facts_of(made, 32000, **facts)), [])
 
 
 def test_gpt3s_rates_lie_on_their_line():
-    assert rules.gpt3_rate(1e6) == 6e-4
-    assert rules.gpt3_rate(350e6) == pytest.approx(3e-4)
-    assert 3e-4 < rules.gpt3_rate(235e6) < 6e-4
-    assert rules.gpt3_rate(1e12) == 0.6e-4
+    assert rules_optimizer.gpt3_rate(1e6) == 6e-4
+    assert rules_optimizer.gpt3_rate(350e6) == pytest.approx(3e-4)
+    assert 3e-4 < rules_optimizer.gpt3_rate(235e6) < 6e-4
+    assert rules_optimizer.gpt3_rate(1e12) == 0.6e-4
 
 
 def test_what_repetition_is_worth():
-    assert rules.worth_in_epochs(0.5) == 0.5
-    assert rules.worth_in_epochs(4) == pytest.approx(3.73, abs=0.01)
-    assert rules.worth_in_epochs(100) == pytest.approx(16.4, abs=0.1)
+    assert scaling.worth_in_epochs(0.5) == 0.5
+    assert scaling.worth_in_epochs(4) == pytest.approx(3.73, abs=0.01)
+    assert scaling.worth_in_epochs(100) == pytest.approx(16.4, abs=0.1)

@@ -56,7 +56,7 @@ def test_a_step_smaller_than_one_micro_batch_names_the_smallest():
 
 
 def make(blocks, **training_arguments):
-    return plan.make(pins(**training_arguments), config(), plan.Batches(2, 2), blocks)
+    return plan.make(pins(**training_arguments), config(), processes=1, blocks=blocks)
 
 
 def test_steps_are_whole_and_what_is_left_over_is_counted():

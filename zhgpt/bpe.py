@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, processors
 
@@ -108,19 +107,6 @@ def check(tokenizer: Tokenizer, eos_id: int | None, pad_id: int | None, where: s
             f"tokenizer: {where} has {entries} entries and the id {highest}: ids have holes, and"
             " the model's table would be too short."
         )
-
-
-def require_usable(tokenizer: Any, pins: Any) -> None:
-    """`tokenizer` is AutoTokenizer's, `pins` a ClmRecipe; InputError if they do not fit."""
-    backend = tokenizer.backend_tokenizer
-    check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
-    check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)
-
-
-def special_ids(tokenizer: Any) -> dict[str, int]:
-    """Of AutoTokenizer's, as a model's configuration names them."""
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: getattr(tokenizer, key) for key in keys}
 
 
 def check_prompts(tokenizer: Tokenizer, prompts: Sequence[str], block_size: int) -> None:

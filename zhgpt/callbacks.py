@@ -22,11 +22,12 @@ from zhgpt.stopping import agreed
 Say = Callable[[str], None]
 
 
-def arrange(trainer: Trainer) -> None:
+def arrange(trainer: Trainer) -> Trainer:
     """Lets reporters (W&B ...) see log lines after our callbacks completed them."""
     trainer.remove_callback(PrinterCallback)
     for reporter in get_reporting_integration_callbacks(trainer.args.report_to):
         trainer.add_callback(trainer.pop_callback(reporter))
+    return trainer
 
 
 def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], output_dir: Path, say: Say) -> list:

@@ -23,10 +23,16 @@ from zhgpt.recipe import Texts, as_dict, run_name
 
 @dataclass(frozen=True)
 class Flag:
-    """An option of the command itself, not of the recipe."""
+    """An option of the command itself, not of the recipe; `alone` is its value without a word.
 
-    type: type
+    One of Texts may be given several times, and adds up; one that has a meaning `only_with` another
+    is refused without it.
+    """
+
+    type: Any
     help: str
+    alone: Any = None
+    only_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,20 @@ def read(
     for option, raws in options:
         name = option.lstrip("-").replace("-", "_")
         if name in flags:
-            if name in own:
+            if name in own and flags[name].type is not Texts:
                 raise InputError(f"{option}: given twice on the command line.")
-            own[name] = _parse_flag(option, raws, flags[name].type)
+            value = _parse_flag(option, raws, flags[name])
+            own[name] = own[name] + value if name in own else value
             continue
         key = form.resolve(option, name, flags)
         if key in overrides:
             raise InputError(f"{option}: given twice on the command line.")
         overrides[key] = _parse(option, raws, form.annotation(key))
         _put(content, key, overrides[key], path)
+    for name in own:
+        needed = flags[name].only_with
+        if needed and needed not in own:
+            raise InputError(f"--{name}: has a meaning only with --{needed}; add that.")
     recipe = form.check(content, path, overrides)
     own = {
         name: own.get(name, False if flag.type is bool else None) for name, flag in flags.items()
@@ -170,13 +181,19 @@ def _split(argv: list[str]) -> tuple[str, list[tuple[str, list[str]]]]:
     return path, options
 
 
-def _parse_flag(option: str, raws: list[str], kind: type) -> Any:
+def _parse_flag(option: str, raws: list[str], flag: Flag) -> Any:
     """The value of an option of the command itself: a switch has none, any other has one."""
-    if kind is bool and raws:
+    if flag.type is bool and raws:
         raise InputError(f"{option} {' '.join(raws)}: takes no value; write {option} alone.")
-    if kind is not bool and raws in ([], [""]):
-        raise InputError(f"{option}: needs a value, {check.describe(kind)}.")
-    return _parse(option, raws, kind)
+    if not raws and flag.alone is not None:
+        return flag.alone
+    if flag.type is not bool and raws in ([], [""]):
+        raise InputError(f"{option}: needs a value, {check.describe(flag.type)}.")
+    value = _parse(option, raws, flag.type)
+    fault = check.range_fault("--" + option.lstrip("-").replace("-", "_"), value)
+    if fault:
+        raise InputError(f"{option} {' '.join(raws)}: {fault}.")
+    return value
 
 
 def _parse(option: str, raws: list[str], annotation: Any) -> Any:
@@ -435,7 +452,7 @@ def _help(description: str, form: _Form, flags: Mapping[str, Flag]) -> str:
     )
     return _HELP.format(
         description=description,
-        flags="".join(f"  --{name:<12} {flag.help}\n" for name, flag in flags.items()),
+        flags="".join(f"  --{name:<17} {flag.help}\n" for name, flag in flags.items()),
         sections=sections,
         recipes=", ".join(sorted(p.as_posix() for p in Path("recipes").glob("*.json"))) or "none",
     )

@@ -8,15 +8,18 @@ becomes a note.
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zhgpt import rules_machine, rules_optimizer, rules_text
+from zhgpt.check import suggestion
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.recipe import ClmRecipe
-from zhgpt.rules import NOTE, RULES, STOP, WARN, Facts
+from zhgpt.rule import NOTE, STOP, WARN, Facts
 
+RULES = (*rules_optimizer.RULES, *rules_text.RULES, *rules_machine.RULES)
 PAGE = Path("docs/lint.md")
 
 
@@ -54,11 +57,28 @@ def _seen(recipe: ClmRecipe, finding: Finding) -> Finding:
     return replace(finding, severity=NOTE) if meant and finding.severity == WARN else finding
 
 
+def accepted(asked: Collection[str] | None, record: Mapping[str, Any]) -> set[str]:
+    """Ids that this start accepts, and those that the run was started with before.
+
+    InputError for an id that no rule has.
+    """
+    known = [rule.id for rule in RULES]
+    for name in asked or ():
+        if name not in known:
+            near = suggestion(name, known)
+            raise InputError(f"--accept {name}: no rule has this name{near}; {PAGE} lists them.")
+    return {*(asked or ()), *(f["id"] for f in record.get("lint", ()) if f["accepted"])}
+
+
+def judge(recipe: ClmRecipe, facts: Facts, accepted: Collection[str]) -> list[Finding]:
+    """What `check` finds, unless `require` ends it."""
+    found = check(recipe, facts)
+    require(found, accepted)
+    return found
+
+
 def require(found: Sequence[Finding], accepted: Collection[str]) -> None:
-    """InputError with every `stop` that was not accepted, and for an id that no rule has."""
-    unknown = [name for name in accepted if name not in {rule.id for rule in RULES}]
-    if unknown:
-        raise InputError(f"--accept {unknown[0]}: no rule has this name; {PAGE} lists them.")
+    """InputError with every `stop` that was not accepted."""
     left = [f for f in found if f.severity == STOP and f.id not in accepted]
     if left:
         lines = "\n".join(finding.line() for finding in left)
@@ -74,19 +94,40 @@ def record(found: Sequence[Finding], accepted: Collection[str]) -> list[dict[str
     return [asdict(finding) | {"accepted": finding.id in accepted} for finding in found]
 
 
+def summary(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of what `record` keeps, a line for each stop and warning, and one for all notes."""
+    lines = [
+        f"{'accepted' if f['accepted'] else f['severity']} {f['id']}: {f['key']} = {f['value']};"
+        f" instead: {f['instead']}"
+        for f in entries
+        if f["severity"] != NOTE
+    ]
+    notes = [f"{f['id']} ({f['value']})" for f in entries if f["severity"] == NOTE]
+    return lines + ([f"note {', '.join(notes)}"] if notes else [])
+
+
 _PAGE = """# What is looked at before a run
 
-A page made from the code: `python -m zhgpt.lint`. The shipped recipes are held to these rules by
-tests; a training start does not ask them yet. `stop` is for runs that would not be worth their
-time, `warn` for what will probably cost the result, time or money, `note` for what is worth
-knowing. A recipe that means a value which warns says so in its `why`, by the rule's name:
+A page made from the code: `python -m zhgpt.lint`. Every training start and every
+[plan](plan.md) look at the recipe by these rules, and `run.json` and `plan.json` keep what they
+found. `stop` is for runs that would not be worth their time, `warn` for what will probably cost
+the result, time or money, `note` for what is worth knowing.
+
+A `stop` ends the start with exit code 2; what can be judged without the text is judged before it is
+prepared. If you mean it all the same, say so by its name; the run keeps that for the next starts:
+
+```
+python run_clm.py recipes/diary/diary_0301.json --accept many-epochs
+```
+
+A recipe that means a value which warns says so in its `why`, by the rule's name:
 
 ```json
 "why": {{"training_arguments.max_steps": "few-tokens is meant: a rehearsal of half an hour"}}
 ```
 
-and the warning becomes a note. Rules that need the corpus, the machine or its speed say nothing
-before these are known.
+and the warning becomes a note. Rules that need the corpus say nothing before it is prepared,
+those that need the machine's speed nothing without `--plan`, which measures it.
 
 | rule | looks at | when | source |
 |---|---|---|---|

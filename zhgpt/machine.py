@@ -15,6 +15,8 @@ import transformers
 
 from zhgpt import allocator
 from zhgpt.errors import InputError, Left
+from zhgpt.plan import Plan
+from zhgpt.recipe import ClmRecipe, thawed
 
 
 def prepare() -> None:
@@ -43,6 +45,27 @@ def rank() -> int:
 
 def has_gpu() -> bool:
     return torch.cuda.is_available()
+
+
+def has_bf16() -> bool:
+    return has_gpu() and torch.cuda.is_bf16_supported()
+
+
+def memory_bytes(training_arguments: Mapping[str, Any]) -> int:
+    """What one process may take: the card's memory, or its share of the main memory."""
+    if not use_cpu(training_arguments):
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return main_memory_bytes() // processes()
+
+
+def main_memory_bytes() -> int:
+    """Of the machine, or of the container where that is given less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(whole, int(limit.read_text()))
+    except (OSError, ValueError):  # no such control group, or "max"
+        return whole
 
 
 def processes() -> int:
@@ -87,6 +110,21 @@ def fixed_arguments(training_arguments: Mapping[str, Any]) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": use_cpu(training_arguments),
     }
+
+
+def arguments(pins: ClmRecipe, steps: Plan, folder: Path, run_name: str) -> dict[str, Any]:
+    """For TrainingArguments: the recipe's own, and those that follow from it and from here."""
+    own = thawed(pins.training_arguments)
+    return (
+        own
+        | fixed_arguments(pins.training_arguments)
+        | {
+            "output_dir": str(folder),
+            "run_name": run_name,
+            "max_steps": steps.max_steps,
+            "gradient_accumulation_steps": steps.gradient_accumulation_steps,
+        }
+    )
 
 
 def try_parts(trainer: transformers.Trainer) -> None:
@@ -160,7 +198,7 @@ def require_precision(training_arguments: Mapping[str, Any]) -> None:
     """Refuses bf16 where it would not be used; a run in another precision is another run."""
     if not training_arguments.get("bf16") or training_arguments.get("use_cpu"):
         return
-    if not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+    if not has_bf16():
         raise InputError(
             "training_arguments.bf16: true, but this machine has no GPU that computes in bf16.\n"
             "Add --bf16 false to train in 32 bits; that is another run, and its name says so."

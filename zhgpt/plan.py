@@ -33,12 +33,12 @@ class Plan:
         return self.max_steps * self.blocks_per_step
 
 
-def make(pins: Any, config: Any, batches: "Batches", blocks: int) -> Plan:
+def make(pins: Any, config: Any, processes: int, blocks: int) -> Plan:
     """`pins` is a ClmRecipe, `config` a GPT2Config, `blocks` those of the training split.
 
     max_steps goes before num_train_epochs, as in TrainingArguments; a recipe states one of them.
     """
-    asked = pins.training_arguments
+    asked, batches = pins.training_arguments, split_step(pins, processes)
     blocks_per_step = pins.tokens_per_step // config.n_positions
     available = int(blocks * _stated(asked, "num_train_epochs")) if "max_steps" not in asked else 0
     made = asked.get("max_steps") or whole_steps(available, blocks_per_step)

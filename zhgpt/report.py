@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zhgpt import leaving
+from zhgpt import leaving, lint
 
 Record = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ def _print(line: str) -> None:
 
 
 def banner(record: Record, output_dir: Path, resume_step: int) -> str:
-    """Ten lines: what will be trained, on what, how long, where."""
+    """Ten lines and the findings: what will be trained, on what, how long, where."""
     plan = record["plan"]
     rows = [
         ("recipe", f"{record['name']}  ({record['recipe_file']}, {record['recipe_hash']})"),
@@ -45,6 +45,7 @@ def banner(record: Record, output_dir: Path, resume_step: int) -> str:
         ("compute", f"{plan['flops']:.2e} floating-point operations"),
         ("device", _device(record["machine"])),
         ("writes", f"{output_dir}" + (f", continues at step {resume_step}" if resume_step else "")),
+        *(("lint", line) for line in lint.summary(record["lint"])),
     ]
     return "\n".join(f"{name:>10}  {text}" for name, text in rows)
 

@@ -30,6 +30,7 @@ from zhgpt.recipe import (
 )
 
 LOCK = "run.lock"
+PLAN = "plan.json"
 PACKAGES = (
     "torch",
     "transformers",
@@ -147,8 +148,10 @@ def renew(record: dict[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a process left it that was killed before it could write the record, or works now."""
-    return path.name.lstrip(".").startswith((LOCK, "run.json.tmp"))
+    """Whether a process left it that was killed before it could write the record, or works now, or
+    only planned.
+    """
+    return path.name.lstrip(".").startswith((LOCK, "run.json.tmp", PLAN))
 
 
 def require_place(folder: Path) -> None:

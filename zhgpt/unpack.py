@@ -244,3 +244,17 @@ def _passed_over(name: str) -> str:
     if path.suffix.lower() in files.PACKED:
         return "packed again"
     return "" if files.ending(Path(name)) in files.KINDS else path.suffix or "without ending"
+
+
+def front(path: Path, size: int) -> bytes:
+    """What the first `size` bytes of a packed file (not of an archive) unpack to."""
+    with path.open("rb") as file:
+        raw = file.read(size)
+    stream, parts = _OPENERS[path.suffix.lower()](io.BytesIO(raw)), []
+    try:
+        while part := stream.read(1 << 16):
+            parts.append(part)
+    except EOFError:  # the rest was not given
+        if len(raw) < size:
+            raise
+    return b"".join(parts)
