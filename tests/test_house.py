@@ -118,7 +118,7 @@ LEVELS = {
         "benchmark_preparation": {"contenders"},
         "steppers": set(),
         "benchmark_step": {"steppers"},
-        "benchmark": {"benchmark_preparation", "benchmark_step", "machine"},
+        "benchmark": {"benchmark_preparation", "benchmark_step", "machine", "steppers"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

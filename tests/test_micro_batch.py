@@ -46,22 +46,20 @@ def speeds(monkeypatch):
         "larger is faster",
         "not beyond 2",
         "2 % are not worth it",
+        "none is faster",
         "4 do not fit",
         "nothing does",
     ],
 )
 def test_the_fastest_that_fits_is_taken_and_no_more_are_tried(
-    tiny_recipe, tmp_path, speeds, seconds, taken, asked
+    tiny_recipe, speeds, seconds, taken, asked, capsys
 ):
     speeds.table.update(seconds)
-    path = tiny_recipe(
-        training_arguments__per_device_train_batch_size="auto", training_arguments__max_steps=1
-    )
-    record = run(path, tmp_path / "run")
-    assert (record["plan"]["micro_batch"], speeds.asked) == (taken, asked)
-    assert record["recipe"]["training_arguments"]["per_device_train_batch_size"] == "auto"
-    run(path, tmp_path / "run")  # finished: nothing is looked for
+    pins = pins_of(tiny_recipe(training_arguments__per_device_train_batch_size="auto"))
+    found = micro_batch.settled(pins, CONFIG, {}, print)
+    assert found.training_arguments["per_device_train_batch_size"] == taken
     assert speeds.asked == asked
+    assert f'"auto": {taken}; tokens/s of blocks at a time 1: ' in capsys.readouterr().out
 
 
 def test_the_curve_stays_and_a_run_that_goes_on_keeps_its_number(tiny_recipe, tmp_path, speeds):
@@ -71,9 +69,11 @@ def test_the_curve_stays_and_a_run_that_goes_on_keeps_its_number(tiny_recipe, tm
     path = tiny_recipe(training_arguments__per_device_train_batch_size="auto", **constant)
     part = run(path, tmp_path / "auto", "--max_steps", "3")
     assert part["plan"]["micro_batch"] == 2
-    speeds.table.update({1: 0.1})
+    assert part["recipe"]["training_arguments"]["per_device_train_batch_size"] == "auto"
+    speeds.asked.clear()
     record = run(path, tmp_path / "auto", "--max_steps", "6", "--per_device_train_batch_size=auto")
     assert record["plan"]["micro_batch"] == 2 and len(record["segments"]) == 2
+    assert not speeds.asked
     assert record["recipe_hash"] == whole["recipe_hash"]
     assert history(tmp_path / "auto", "loss") == pytest.approx(
         history(tmp_path / "whole", "loss"), abs=1e-5

@@ -18,6 +18,7 @@ from zhgpt import benchmark_step_table, benchmark_table, machine, report, sessio
 from zhgpt.benchmark_preparation import Preparation
 from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
+from zhgpt.steppers import WAYS
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
 END = "<!-- end of figures -->"
@@ -66,11 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--what", choices=tuple(MEASURES), help="what is measured")
     what.add_argument("--table", type=Path, metavar="RECORD", help="print a record's tables")
     parser.add_argument("--files", type=Path, nargs="+", default=_FILES, help="JSON lines")
-    parser.add_argument("--tokenizer", type=Path, default=_TOKENIZER, help=f"default {_TOKENIZER}")
+    parser.add_argument("--tokenizer", type=Path, help=f"default {_TOKENIZER}, or the recipe's")
     parser.add_argument("--repeats", type=int, default=5, help="default 5")
     parser.add_argument("--large", action="store_true", help="texts of up to 1 GB too; minutes")
     parser.add_argument("--recipe", type=Path, default=_RECIPE, help=f"default {_RECIPE}")
     parser.add_argument("--steps", type=int, default=10, help="steps of a turn, default 10")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="default all")
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of it")
     parser.add_argument("--output", type=Path, help="file for the record")
     return parser
@@ -88,7 +90,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     measured = Preparation(
         files=options.files,
-        tokenizer=options.tokenizer,
+        tokenizer=options.tokenizer or _TOKENIZER,
         repeats=options.repeats,
         scratch=scratch,
         say=report.speaker(True),
@@ -97,12 +99,14 @@ def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    tokenizer = ["--tokenizer", str(options.tokenizer)] if options.tokenizer else []
     measured = Steps(
         recipe=options.recipe,
-        overrides=options.overrides,
+        overrides=[*options.overrides, *tokenizer],
         files=options.files,
         steps=options.steps,
         repeats=options.repeats,
+        ways=[way for way in WAYS if way in ("bare", "matmul") or way in options.ways],
         nanogpt=options.nanogpt,
         scratch=scratch,
         say=report.speaker(True),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zhgpt import command, plan, recipe, steppers
+from zhgpt import command, lint, options, plan, recipe, steppers
 from zhgpt.errors import InputError
 
 Record = dict[str, Any]
@@ -36,8 +36,10 @@ class UnequalWork(Exception):
 
 @dataclass(frozen=True)
 class Steps:
-    """`recipe` with `overrides` (options of run_clm.py) on the text of `files`; each way makes
-    `steps` steps a turn, `repeats` turns; `nanogpt` is a checkout or None, `scratch` is empty.
+    """`recipe` with `overrides` (options of run_clm.py) on the text of `files`.
+
+    Each of the `ways` of zhgpt.steppers, `bare` and `matmul` among them, makes `steps` steps a
+    turn, `repeats` turns; `nanogpt` is a checkout or None, `scratch` is empty.
     """
 
     recipe: Path
@@ -45,6 +47,7 @@ class Steps:
     files: Sequence[Path]
     steps: int
     repeats: int
+    ways: Sequence[str]
     nanogpt: Path | None
     scratch: Path
     say: Callable[[str], None]
@@ -55,7 +58,7 @@ class Steps:
         """
         self._require_input()
         given = steppers.Given(self._job("bare"))  # and its blocks are ready for all ways
-        ways = [way for way in steppers.WAYS if way != "nanogpt" or self.nanogpt]
+        ways = [way for way in self.ways if way != "nanogpt" or self.nanogpt]
         turns: dict[str, list[Record]] = {way: [] for way in ways}
         with ExitStack() as stack:
             workers = {way: stack.enter_context(_Worker(self._job(way))) for way in ways}
@@ -72,7 +75,7 @@ class Steps:
         if self.nanogpt and not (self.nanogpt / "model.py").is_file():
             raise InputError(f"--nanogpt: {self.nanogpt} has no model.py; name a checkout of it.")
         run_clm = steppers.script()
-        asked = command.read(self._command(), recipe.ClmRecipe, run_clm.SECTIONS, run_clm.FLAGS)
+        asked = command.read(self._command(), recipe.ClmRecipe, run_clm.SECTIONS, options.FLAGS)
         drops = [key for key in _DROPOUT if asked.recipe.model.get(key, 0.1)]
         if drops:
             off = " ".join(f"--{key} 0" for key in drops)
@@ -83,7 +86,9 @@ class Steps:
         settings = [word for key, value in _SETTINGS.items() for word in (f"--{key}", value)]
         steps = ["--training_arguments.max_steps", str(self._max_steps)]
         text = ["--corpus.train_files", *files]
-        return [str(self.recipe), *text, *settings, *steps, *self.overrides]
+        # What would be said of so short a run does not matter here.
+        accepted = ["--accept", *(rule.id for rule in lint.RULES)]
+        return [str(self.recipe), *text, *settings, *steps, *accepted, *self.overrides]
 
     @property
     def _max_steps(self) -> int:

@@ -21,7 +21,6 @@ from typing import Any
 import datasets
 import torch
 from transformers import (
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     Trainer,
@@ -31,7 +30,7 @@ from transformers import (
     set_seed,
 )
 
-from zhgpt import bpe, command, corpus, order, plan, recipe
+from zhgpt import command, corpus, options, order, plan, recipe
 
 Job = Mapping[str, Any]
 _ROOT = Path(__file__).resolve().parent.parent
@@ -88,15 +87,9 @@ class Given:
 
     def __init__(self, job: Job):
         run_clm = script()
-        asked = command.read(job["command"], recipe.ClmRecipe, run_clm.SECTIONS, run_clm.FLAGS)
+        asked = command.read(job["command"], recipe.ClmRecipe, run_clm.SECTIONS, options.FLAGS)
         self.pins = asked.recipe
-        self.tokenizer = AutoTokenizer.from_pretrained(self.pins.tokenizer)
-        self.config = GPT2Config(
-            **recipe.thawed(self.pins.model),
-            vocab_size=len(self.tokenizer),
-            n_positions=self.pins.corpus.block_size,
-            **bpe.special_ids(self.tokenizer),
-        )
+        self.tokenizer, self.config = run_clm.shape(self.pins)
         backend, eos = self.tokenizer.backend_tokenizer, self.tokenizer.eos_token_id
         self.blocks = corpus.prepare(self.pins.corpus, self.pins.cleaning, backend, eos)
         self.batches = plan.split_step(self.pins, 1)
