@@ -80,11 +80,6 @@ def test_losses_and_evaluations_are_those_of_the_step_as_written(
     assert again.config._attn_implementation == "sdpa"
 
 
-def test_compiling_does_not_make_another_run(pins):
-    asked = pins("--torch_compile", "true")
-    assert recipe.content_hash(asked) == recipe.content_hash(pins())
-
-
 def test_the_allocator_is_left_alone_where_somebody_has_set_it(monkeypatch):
     for name in allocator._OPINIONS:
         monkeypatch.delenv(name, raising=False)

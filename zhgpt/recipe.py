@@ -177,13 +177,12 @@ def _plain(value: Any) -> str:
 
 
 # How the machine does it, or what is shown of it: the weights come out the same (up to rounding,
-# where the micro-batch changes or the step is compiled). Everything else in training_arguments
-# changes them.
+# where the micro-batch changes). Everything else in training_arguments changes them.
 MACHINE_KEYS = re.compile(
     "per_device_(train|eval)_batch_size"  # the step stays tokens_per_step
     "|eval_accumulation_steps|torch_empty_cache_steps|skip_memory_metrics"
     "|(dataloader|logging|log|save|ddp|hub|push_to_hub|trackio)_?.*"
-    "|report_to|project|use_cpu|debug|torch_compile(_backend|_mode)?"
+    "|report_to|project|use_cpu|debug"
 )
 
 
