@@ -175,17 +175,12 @@ def nanogpt(job: Job, compiled: bool = True) -> None:
 def _take_weights(model: torch.nn.Module, ours: GPT2LMHeadModel) -> None:
     """Its linear layers keep their matrices the other way round than the library's Conv1D."""
     theirs = model.state_dict()
-    for name, weight in ours.state_dict().items():
-        with torch.no_grad():
-            theirs[name].copy_(
-                weight
-                if theirs[name].shape == weight.shape and not _is_turned(name)
-                else weight.t()
-            )
+    with torch.no_grad():
+        for name, weight in ours.state_dict().items():
+            theirs[name].copy_(weight.t() if name.endswith(_TURNED) else weight)
 
 
-def _is_turned(name: str) -> bool:
-    return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+_TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def _adam(given: Given) -> dict[str, Any]:
