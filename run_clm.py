@@ -54,7 +54,7 @@ from zhgpt.order import Stream
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 
 
-class Pretraining(halving.Halving, keeping.Sealed, Trainer):
+class Pretraining(callbacks.Observed, halving.Halving, keeping.Sealed, Trainer):
     """Trainer; its checkpoints are whole or do not count, and are continued from exactly."""
 
 
@@ -129,10 +129,10 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             processing_class=tokenizer,
             compute_metrics=metrics.computer(bpe.token_bytes(backend)),
             preprocess_logits_for_metrics=metrics.keep_scores,
-            callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
+            callbacks=[*callbacks.observers(pins, blocks.ledger, segment, say), stop],
         )
         machine.try_parts(callbacks.arrange(trainer))
-        trainer.keep(origin, pins.tokens_per_step, say, segment.note)
+        trainer.keep(origin, pins.tokens_per_step, watcher, say, segment.note)
 
     kept = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     kept["lint"] = lint.record(found, accepted)

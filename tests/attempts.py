@@ -414,7 +414,7 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
-TIMES = re.compile("runtime|per_second")
+TIMES = re.compile("runtime|per_second|seconds|memory_gb")
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -449,6 +449,12 @@ def differences(folder: Path, twin: dict[str, Any]) -> list[str]:
     if len(found) > 2:
         found[1:] = [f"and {len(found) - 1} more: {', '.join(keys[1:])}"]
     return found + [f"left behind: {name}" for name in left_behind(folder)]
+
+
+def require_equal(folder: Path, twin: dict[str, Any]) -> None:
+    """AssertionError with every difference in full, whatever the test runner would cut."""
+    found = differences(folder, twin)
+    assert not found, f"{folder} is not as its twin:\n" + "\n".join(found)
 
 
 def left_behind(folder: Path) -> Iterator[str]:

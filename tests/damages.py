@@ -158,7 +158,8 @@ def half_line(folder: Path, other: Path) -> None:
 
 
 def abandoned_files(folder: Path, other: Path) -> None:
-    for name in ("run.json.tmp", "samples.tmp"):
+    for name in ("run.json.partial", ".model.partial/.tmpAbC123"):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{")
 
 

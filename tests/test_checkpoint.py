@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from zhgpt import checkpoint
+from zhgpt import checkpoint, disk
 from zhgpt.errors import InputError
 
 HERE = checkpoint.Origin("0123456789abcdef", {"torch": "2.13.0"})
@@ -197,8 +197,8 @@ def test_the_same_step_again_takes_its_place(tmp_path):
 def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     """Each file, the folder, then the rename, then the folder above: a power cut finds it whole."""
     done = []
-    real = checkpoint._sync
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), real(path)))
+    real = disk.sync
+    monkeypatch.setattr(disk, "sync", lambda path: (done.append(path.name), real(path)))
     rename = type(tmp_path).rename
     monkeypatch.setattr(
         type(tmp_path), "rename", lambda self, to: (done.append("rename"), rename(self, to))[1]
@@ -220,3 +220,24 @@ def test_the_seal_tells_what_it_seals(tmp_path):
     assert set(seal["files"]) == set(FILES)
     assert (seal["step"], seal["tokens"], seal["recipe_hash"]) == (4, 1024, HERE.recipe_hash)
     assert seal["versions"] == HERE.versions
+
+
+def test_the_result_is_whole_or_beside_its_place(tmp_path):
+    """A kill in the middle leaves the former files, and what is half written is removed later."""
+    (tmp_path / "model.safetensors").write_bytes(b"former")
+    partial = checkpoint.begin_result(tmp_path)
+    (partial / ".tmpAbC123").write_bytes(b"half")
+    said = []
+    assert newest(tmp_path, said) is None and ".model.partial" in said[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    partial = checkpoint.begin_result(tmp_path)
+    (partial / "model.safetensors").write_bytes(b"new")
+    checkpoint.publish_result(partial)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == b"new"
+
+
+def test_a_full_disk_keeps_no_step_from_being_made(tmp_path):
+    steps = checkpoint.LastStep(tmp_path / "absent")
+    steps.note(3)
+    assert checkpoint.last_step(tmp_path / "absent") == 0

@@ -217,15 +217,25 @@ def test_what_is_no_run_to_compare_is_refused(make, message):
     assert str(folder) in str(error.value)
 
 
-def test_a_page_is_not_written_over(make, tmp_path):
-    folder, page = make("a"), tmp_path / "page.html"
+def test_only_a_page_is_replaced_and_only_if_asked(make, tmp_path):
+    folder, page = str(make("a")), tmp_path / "page.html"
     page.write_text("mine")
-    for output, message in [(page, "exists"), (tmp_path, "a file"), (tmp_path / "no/p", "a file")]:
+    for output, message in [
+        (page, "no page of this command"),
+        (tmp_path, "no page of this command"),
+        (tmp_path / "no/p", "no folder that can be written to"),
+    ]:
         with pytest.raises(InputError, match=message):
-            compare.run([str(folder), "--output", str(output)])
+            compare.run([folder, "--output", str(output), "--overwrite"])
     assert page.read_text() == "mine"
-    assert compare.run([str(folder), "--output", str(page), "--overwrite"]) == 0
-    assert "uPlot" in page.read_text(encoding="utf-8")
+    page.unlink()
+    assert compare.run([folder, "--output", str(page)]) == 0
+    written = page.read_bytes()
+    with pytest.raises(InputError, match="Add --overwrite"):
+        compare.run([folder, "--output", str(page)])
+    assert page.read_bytes() == written and b"uPlot" in written
+    assert compare.run([folder, "--output", str(page), "--overwrite"]) == 0
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_patterns_name_runs_and_a_run_named_twice_is_one(make, tmp_path, capsys):

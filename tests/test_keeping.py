@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import transformers
 from transformers import Trainer
 
 import run_clm
-from zhgpt import checkpoint, keeping, schedule, stopping
+from zhgpt import checkpoint, keeping, memory, randomness, schedule, stopping, watch
 from zhgpt.errors import InputError, Left, exit_code
 
 # The mixin was written for these sources; read what has changed before a number here is changed.
@@ -85,7 +86,11 @@ def outcome(folder: Path) -> dict:
     """All that two equal runs have in common: everything but times."""
     state = json.loads((folder / "trainer_state.json").read_text())
     history = [
-        {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))}
+        {
+            k: v
+            for k, v in entry.items()
+            if not k.endswith(("runtime", "per_second", "seconds", "memory_gb"))
+        }
         for entry in state["log_history"]
     ]
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -308,6 +313,36 @@ def test_an_evaluation_takes_no_random_numbers():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = state()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with keeping._kept_random_states():
+    with randomness.kept():
         state()
     assert state() == expected
+
+
+def test_a_time_limit_knows_how_long_a_save_takes_to_its_last_byte(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    """The first save is refused once: the minute until the next try is no part of a save."""
+    told, asked, real = [], [], checkpoint.publish
+    monkeypatch.setattr(watch.Watch, "saved", lambda self, seconds: told.append(seconds))
+    monkeypatch.setattr(checkpoint, "publish", lambda *a: (time.sleep(0.2), real(*a))[1])
+    monkeypatch.setattr(
+        keeping, "_require_space", lambda *a: asked.append(1) or (len(asked) == 1 and full(*a))
+    )
+    assert run(tiny_recipe(), tmp_path / "run") == 0
+    assert len(told) == 1 and 0.2 < told[0]
+
+
+def test_the_optimizer_waits_for_the_copy(tiny_recipe, tmp_path, twins, monkeypatch):
+    """However late the copy is made: what it holds are the values before the next step."""
+    path = tiny_recipe(**STEPS)
+    if json.dumps(STEPS) not in twins:
+        assert run(path, tmp_path / "whole") == 0
+        twins[json.dumps(STEPS)] = outcome(tmp_path / "whole")
+    fill = memory.Memory.fill
+    monkeypatch.setattr(memory.Memory, "fill", lambda self: (time.sleep(0.3), fill(self))[1])
+    with monkeypatch.context() as patches:
+        stop_at(patches, "on_step_end", 8, Killed())
+        with pytest.raises(Killed):
+            run(path, tmp_path / "broken")
+    assert run(path, tmp_path / "broken") == 0
+    assert outcome(tmp_path / "broken") == twins[json.dumps(STEPS)]

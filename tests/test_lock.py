@@ -81,7 +81,7 @@ def test_a_folder_made_for_nothing_is_removed(tmp_path):
     assert not (tmp_path / "runs" / "new").exists()
 
 
-@pytest.mark.parametrize("left", ["run.lock", "run.json.tmp"])
+@pytest.mark.parametrize("left", ["run.lock", "run.json.partial"])
 def test_what_a_killed_start_leaves_is_no_other_run(quick, tiny_recipe, tmp_path, left):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / left).touch()

@@ -73,7 +73,7 @@ def test_killed_runs_come_to_the_twins_result(patient, tmp_path, moments):
         end = run.attempt(Blow(signal.SIGKILL, moment))
         assert (end.code, end.where) == (-signal.SIGKILL, end.where or "not reached"), end.output
     assert run.attempt().code == 0
-    assert attempts.differences(run.folder, patient.twin) == []
+    attempts.require_equal(run.folder, patient.twin)
 
 
 @pytest.mark.parametrize("blows", SIGNALS)
@@ -86,7 +86,7 @@ def test_runs_that_are_told_to_go_come_to_the_twins_result(patient, tmp_path, bl
         assert (end.code, end.where is None) == (75, False), end.output
         assert name.name in end.output and "Traceback" not in end.output
     assert run.attempt().code == 0
-    assert attempts.differences(run.folder, patient.twin) == []
+    attempts.require_equal(run.folder, patient.twin)
 
 
 FILES = [
@@ -120,7 +120,7 @@ def test_a_disk_without_room_for_the_record(patient):
     assert "make room" in end.output
     run.prepare = damages.nothing
     assert run.attempt().code == 0
-    assert attempts.differences(run.folder, patient.twin) == []
+    attempts.require_equal(run.folder, patient.twin)
 
 
 def test_what_is_wrong_is_found(patient):

@@ -61,12 +61,28 @@ def test_one_at_a_time_and_a_fault_of_the_program_is_raised():
     assert done == ["first", "second"]
 
 
+def test_a_copy_that_failed_is_never_taken_for_one():
+    memory = Memory()
+    memory.begin({"a": torch.ones(3)})
+    memory._due = [(torch.ones(2), torch.ones(3))]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="size"):
+            memory.fill()
+    memory.wait()
+    memory.begin({"a": torch.ones(3)})
+    memory.fill()
+
+
 def test_a_copy_in_memory_stays_as_it_was_and_keeps_ties():
     weight, memory = torch.ones(3, 2), Memory()
     tree = {"a": weight, "b": weight, "c": [torch.zeros(()), (4, None)]}
-    first = memory.copy(tree)
+    first = memory.begin(tree)
+    threading.Timer(0.05, memory.fill).start()
+    memory.wait()
     weight += 1
+    memory.fill()
     assert first["a"].tolist() == [[1, 1]] * 3 and first["a"] is first["b"]
     assert first["c"][1] == (4, None) and memory.nbytes == 28
-    again = memory.copy(tree)
+    again = memory.begin(tree)
+    memory.fill()
     assert again["a"].data_ptr() == first["a"].data_ptr() and again["a"][0, 0] == 2

@@ -1,6 +1,7 @@
 """How fast it is, beside other ways to the same result, in one run on one machine:
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
+python -m zhgpt.benchmark --what save --output RECORD.json
 python -m zhgpt.benchmark --what step --recipe RECIPE [--key value]... --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
@@ -14,8 +15,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zhgpt import benchmark_step_table, benchmark_table, machine, report, session
+from transformers import GPT2Config
+
+from zhgpt import (
+    benchmark_run_table,
+    benchmark_step_table,
+    benchmark_table,
+    machine,
+    report,
+    session,
+)
 from zhgpt.benchmark_preparation import Preparation
+from zhgpt.benchmark_save import Saves
 from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.steppers import WAYS
@@ -50,7 +61,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     """What is left over are options of run_clm.py, where it is measured."""
     parser = _parser()
     options, overrides = parser.parse_known_args(argv)
-    if overrides and options.what in (None, "preparation"):
+    if overrides and options.what != "step":
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     return options
@@ -98,6 +109,18 @@ def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return measured.measure(options.large)
 
 
+def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Of GPT-2 small as the library has it, 124 M parameters."""
+    measured = Saves(
+        config=GPT2Config(),
+        tokenizer=options.tokenizer or _TOKENIZER,
+        repeats=options.repeats,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure()
+
+
 def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     tokenizer = ["--tokenizer", str(options.tokenizer)] if options.tokenizer else []
     measured = Steps(
@@ -114,8 +137,12 @@ def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return measured.measure()
 
 
-MEASURES = {"preparation": _preparation, "step": _step}
-TABLES = {"preparation": benchmark_table.preparation, "step": benchmark_step_table.step}
+MEASURES = {"preparation": _preparation, "save": _save, "step": _step}
+TABLES = {
+    "preparation": benchmark_table.preparation,
+    "save": benchmark_run_table.save,
+    "step": benchmark_step_table.step,
+}
 
 
 def tables(record: dict[str, Any]) -> str:

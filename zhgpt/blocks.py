@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from zhgpt import parts
+from zhgpt import disk, parts
 from zhgpt.recipe import CorpusSection
 
 _BYTES_PER_BUCKET = 8 << 20  # some six copies of one are in memory while it is sorted and cut
@@ -135,7 +135,7 @@ def _cut(
         if len(carried) and not whole:
             writer.write_batch(_batch(carried, len(carried), schema))
             blocks += 1
-    parts.sync(path)
+    disk.sync(path)
     return {
         "tokens": tokens,
         "block_size": size,

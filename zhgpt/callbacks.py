@@ -1,9 +1,12 @@
 """What happens beside the training loop: one class, one concern, public hooks of Trainer only."""
 
+import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,67 +17,80 @@ from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import leaving, tracking
 from zhgpt.errors import Left
+from zhgpt.figures import Figures
+from zhgpt.guarding import Guards, finite
+from zhgpt.peers import agreed
 from zhgpt.recipe import ClmRecipe, SamplesSection
+from zhgpt.repetition import Usual, Verdict, line
 from zhgpt.report import count, printable, train_tokens
 from zhgpt.sampling import continuations
-from zhgpt.stopping import agreed
+from zhgpt.session import Session
 
 Say = Callable[[str], None]
 
 
 def arrange(trainer: Trainer) -> Trainer:
     """Lets reporters (W&B ...) see log lines after our callbacks completed them."""
+    for observer in trainer.callback_handler.callbacks:
+        if hasattr(observer, "attach"):
+            observer.attach(trainer)
     trainer.remove_callback(PrinterCallback)
     for reporter in get_reporting_integration_callbacks(trainer.args.report_to):
         trainer.add_callback(trainer.pop_callback(reporter))
     return trainer
 
 
-def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], output_dir: Path, say: Say) -> list:
-    """What is logged, printed and sampled of a run; Position completes what the others show."""
+class Observed:
+    """A mixin for Trainer: tells Guards what it tells no callback, and asks it before a save.
+
+    Overridden beside the public `training_step`: `_get_grad_norm`, `_save_checkpoint`.
+    """
+
+    guards: Guards
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.guards.note_loss(self.state.global_step + 1, loss)
+        return loss
+
+    def _get_grad_norm(self, *args, **kwargs):
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.guards.note_norm(self.state.global_step + 1, norm)
+        return norm
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Weights that are no numbers are not sealed: the checkpoint before them counts."""
+        if self.guards.weights_are_finite(self.model):
+            super()._save_checkpoint(model, trial)
+        else:
+            handler = self.callback_handler
+            self.guards.refuse(
+                self.args,
+                self.state,
+                self.control,
+                train_dataloader=handler.train_dataloader,
+                processing_class=handler.processing_class,
+            )
+
+
+def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], segment: Session, say: Say) -> list:
+    """What is logged, printed, sampled and guarded of a run; Figures completes what others show."""
     return [
-        Position(recipe.tokens_per_step, train_tokens(ledger)),
+        Figures(recipe.tokens_per_step, train_tokens(ledger)),
         Console(say),
-        Samples(recipe.samples, output_dir, say),
+        Samples(recipe.samples, segment.folder, say),
+        Guards(recipe.guards, recipe.tokens_per_step, segment, say),
     ]
 
 
-class Position(TrainerCallback):
-    """Adds tokens, data epochs and tokens per second to every log line.
+class Console(TrainerCallback):
+    """One line per log and per evaluation, the same in a terminal and in a log file.
 
-    Trainer sees the whole run as one epoch (zhgpt.order); `epoch` is put right here. The rate
-    counts the time inside steps, not evaluation, samples or saves.
+    Training lines are rows of a table, whose head is repeated after anything else and now and then.
     """
 
-    def __init__(self, tokens_per_step: int, tokens_per_epoch: int):
-        self.tokens_per_step = tokens_per_step
-        self.tokens_per_epoch = tokens_per_epoch
-        self.seconds = 0.0
-        self.steps = 0
-        self.began = 0.0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds += time.perf_counter() - self.began
-        self.steps += 1
-        state.epoch = state.global_step * self.tokens_per_step / self.tokens_per_epoch
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        extra = {"tokens": state.global_step * self.tokens_per_step}
-        if "loss" in logs and self.steps:
-            extra["tokens_per_second"] = round(self.steps * self.tokens_per_step / self.seconds)
-            self.seconds, self.steps = 0.0, 0
-        logs.update(extra)
-        state.log_history[-1].update(extra)
-
-
-class Console(TrainerCallback):
-    """One readable line per log and per evaluation, the same in a terminal and in a log file."""
-
     def __init__(self, say: Say):
-        self.say = say
+        self.say, self.rows = say, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.began, self.first_step = time.perf_counter(), state.global_step
@@ -82,21 +98,47 @@ class Console(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "eval_loss" in logs:
             self.say(evaluation_line(state.global_step, logs))
+            self.rows = 0
         elif "loss" in logs:
-            self.say(f"{self._progress(state)}  {_training_figures(logs)}")
+            cells = _cells(self._progress(state), logs)
+            if self.rows % ROWS_PER_HEAD == 0:
+                self.say(_row(cells, list(cells)))
+            self.say(_row(cells, list(cells.values())))
+            self.rows += 1
 
-    def _progress(self, state) -> str:
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.rows = 0  # samples came in between
+
+    def _progress(self, state) -> dict[str, str]:
         done = state.global_step - self.first_step
         left = (time.perf_counter() - self.began) / done * (state.max_steps - state.global_step)
-        step, end = state.global_step, state.max_steps
-        return f"step {step:{len(str(end))}}/{end} {step / end:4.0%}  {clock(left)} left"
+        step = f"{state.global_step}/{state.max_steps}"
+        # As wide as the run's last line, so that columns stay where they are.
+        return {"step".rjust(2 * len(str(state.max_steps)) + 1): step, "   left": clock(left)}
 
 
-def _training_figures(logs: dict[str, float]) -> str:
-    return (
-        f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  grad {logs['grad_norm']:.2f}"
-        f"  {count(logs['tokens'])} tokens  {logs['tokens_per_second']:,} tokens/s"
-    )
+ROWS_PER_HEAD = 20
+
+
+def _cells(progress: dict[str, str], logs: dict[str, float]) -> dict[str, str]:
+    """Column's name, as wide as the column, to what stands in it; at most 98 characters in all."""
+    cells = progress | {
+        "   loss": f"{logs['loss']:.4f}",
+        "      lr": f"{logs['learning_rate']:.2e}",
+        "  grad": f"{logs['grad_norm']:.2f}",
+        "  update": f"{logs['update_ratio']:.1e}" if "update_ratio" in logs else "-",
+        "tokens": count(logs["tokens"]),
+        "tokens/s": count(logs["tokens_per_second"]),
+        " epoch": f"{logs['epoch']:.2f}",
+        "memory": f"{logs['memory_gb']:.1f}G",
+    }
+    if "share_of_peak" in logs:
+        cells["peak"] = f"{logs['share_of_peak']:.0%}"
+    return cells
+
+
+def _row(cells: dict[str, str], texts: list[str]) -> str:
+    return "  ".join(text.rjust(len(name)) for name, text in zip(cells, texts, strict=True))
 
 
 def evaluation_line(step: int, metrics: dict[str, float]) -> str:
@@ -122,9 +164,13 @@ class Samples(TrainerCallback):
     """
 
     def __init__(self, section: SamplesSection, output_dir: Path, say: Say):
-        self.section, self.say = section, say
+        self.section, self.say, self.usual = section, say, None
         self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
+        self.unwritten = b""
+
+    def attach(self, trainer: Trainer) -> None:
+        self.log = trainer.log
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -139,14 +185,21 @@ class Samples(TrainerCallback):
         if state.is_world_process_zero:
             forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
             try:
-                self._take(args, state, **kwargs)
+                self._take_if_finite(args, state, **kwargs)
             except Left:
                 left = True
         (left,) = agreed(left)
         if left:
             raise Left(leaving.asked() or "told to another process")
 
-    def _take(self, args, state, model, processing_class, **kwargs):
+    def _take_if_finite(self, args, state, model, **kwargs):
+        """To draw from numbers that are none ends a GPU's whole process."""
+        if finite(model):
+            self._take(args, state, model, **kwargs)
+        else:
+            self.say("no samples: there are weights that are no numbers")
+
+    def _take(self, args, state, model, processing_class, eval_dataloader=None, **kwargs):
         rows = [
             {
                 "step": state.global_step,
@@ -159,23 +212,90 @@ class Samples(TrainerCallback):
                 continuations(model, processing_class, self.section)
             )
         ]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         for row in rows:
             text = printable(row["text"]).replace("\n", " / ")
             self.say(f"  | {row['prompt']}|{text}")
+        if state.global_step and rows:
+            self._judge([row["text"] for row in rows], processing_class, eval_dataloader)
         if "wandb" in args.report_to:
             tracking.samples_table(rows)
 
+    def _write(self, lines: bytes) -> None:
+        """A disk that refuses them stops no training: they are kept for the next time."""
+        refused, self.unwritten = self.unwritten, self.unwritten + lines
+        try:
+            append(self.path, self.unwritten)
+            self.unwritten = b""
+        except OSError as refusal:
+            if not refused:
+                self.say(
+                    f"{self.path.name} could not be written: {refusal.strerror}; training goes on,"
+                    " and it is tried again with the next samples"
+                )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.unwritten:
+            self._write(b"")
+        if self.unwritten:
+            self.say(f"{self.path.name} lacks {self.unwritten.count(10)} samples, shown above")
+
+    def _judge(self, texts: list[str], tokenizer, eval_dataloader) -> None:
+        """How much they repeat themselves, beside the validation text."""
+        self.usual = self.usual or Usual(_some_text(tokenizer, eval_dataloader.dataset))
+        verdict = self.usual.judge(texts)
+        if verdict:
+            self.say(f"  samples: {line(verdict)}")
+            self.log(repetition_figures(verdict))
+
+
+BLOCKS_OF_TEXT = 512  # of validation, that samples are measured against
+
+
+def _some_text(tokenizer, blocks) -> str:
+    """Of the validation split: blocks from all of it."""
+    every = max(1, len(blocks) // BLOCKS_OF_TEXT)
+    ids = blocks[list(range(0, len(blocks), every))]["input_ids"]
+    return "".join(tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+def repetition_figures(verdict: Verdict) -> dict[str, float]:
+    """As metrics of an evaluation: of the samples, of the text, and the share that repeats."""
+    found = {f"eval_samples_{key}": value for key, value in verdict.samples.items()}
+    found |= {f"eval_text_{key}": value for key, value in verdict.text.items()}
+    return found | {"eval_samples_repeating": verdict.repeating / verdict.scored}
+
+
+def append(path: Path, lines: bytes) -> None:
+    """All of them, on the disk, or none; OSError where the disk refuses them."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
 
 def forget_samples_from(path: Path, step: int) -> None:
-    """Drops the samples of this step and of later ones, which are about to be made again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A line without its end was being written when the process was killed.
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
-    if kept != lines:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+    """Cuts off the samples of this step and of later ones, which are about to be made again.
+
+    They are the file's end, as is a line that was being written when the process was killed.
+    """
+    kept = 0
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _step_of(line) >= step:
+                os.truncate(path, kept)
+                return
+            kept += len(line)
+
+
+def _step_of(line: bytes) -> float:
+    """Infinite for a line that is damaged, as after a power cut."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf

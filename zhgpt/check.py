@@ -203,6 +203,7 @@ RANGES: dict[str, Rule] = {
     "preemption.stop_command": _NOT_EMPTY,
     "preemption.save_minutes": _POSITIVE,
     "preemption.max_minutes": _POSITIVE,
+    "guards.no_progress_minutes": _POSITIVE,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,

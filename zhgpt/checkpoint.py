@@ -5,12 +5,12 @@ other; when all of it is on the disk, one rename gives it its name. So a folder 
 valid seal is whole, whenever the process was killed or the power went; any other does not count.
 """
 
-import errno
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +18,16 @@ from typing import Any
 
 import xxhash
 
+from zhgpt import disk
 from zhgpt.errors import InputError
 from zhgpt.files import content_hash
 
 SEAL = "seal.json"
 _FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
+_RESULT = ".model.partial"
 # What is being written, or about to be deleted: never a checkpoint.
-_PASSING = ".checkpoint-*"
+_PASSING = (".checkpoint-*", _RESULT)
 _LAST_STEP = ".last_step"
 # A last one can be lost to the disk; the one before it is then continued from.
 _KEPT = 2
@@ -52,7 +54,7 @@ def newest(output_dir: Path, here: Origin, say: Callable[[str], None]) -> Path |
     """
     unfinished = _clear(output_dir)
     aside, found = [], None
-    for folder in sorted(_numbered(output_dir), key=step, reverse=True):
+    for folder in sorted(numbered(output_dir), key=step, reverse=True):
         fault = damage(folder, here)
         if fault is None:
             found = folder
@@ -87,7 +89,7 @@ def _other_versions(there: Mapping[str, str], here: Mapping[str, str]) -> str:
 
 def _clear(output_dir: Path) -> list[str]:
     """Removes what a killed process was writing or deleting; gives the names of the former."""
-    passing = sorted(output_dir.glob(_PASSING))
+    passing = sorted(path for pattern in _PASSING for path in output_dir.glob(pattern))
     for folder in passing:
         shutil.rmtree(folder, ignore_errors=True)
     return [folder.name for folder in passing if folder.suffix == ".partial"]
@@ -104,7 +106,8 @@ def _set_aside(folder: Path, fault: str) -> Path:
         ) from None
 
 
-def _numbered(output_dir: Path) -> list[Path]:
+def numbered(output_dir: Path) -> list[Path]:
+    """The folders that have a checkpoint's name, whole or not, in no order."""
     return [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _NAME.fullmatch(p.name)]
 
 
@@ -127,8 +130,11 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def damage(folder: Path, here: Origin) -> str | None:
-    """Why a folder cannot be continued from by this run, or None; reads every byte of it."""
+def damage(folder: Path, here: Origin | None = None) -> str | None:
+    """Why a folder cannot be continued from by this run, or None; reads every byte of it.
+
+    Without `here` the checkpoint of any run will do.
+    """
     if not (folder / SEAL).is_file():
         return f"it has no {SEAL}, so it is not whole"
     try:
@@ -137,7 +143,7 @@ def damage(folder: Path, here: Origin) -> str | None:
             return f"its seal is of format {seal['format']}, known is {_FORMAT}"
         if seal["step"] != step(folder):
             return f"its seal is of step {seal['step']}"
-        if seal["recipe_hash"] != here.recipe_hash:
+        if here and seal["recipe_hash"] != here.recipe_hash:
             return f"it is of another run, recipe {seal['recipe_hash']}; this is {here.recipe_hash}"
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return f"{SEAL} is damaged: {error}"
@@ -171,10 +177,27 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def begin(output_dir: Path, number: int) -> Path:
     """An empty folder to write the checkpoint of step `number` into."""
-    folder = output_dir / f".checkpoint-{number}.partial"
+    return _empty(output_dir / f".checkpoint-{number}.partial")
+
+
+def _empty(folder: Path) -> Path:
     abandon(folder)
     folder.mkdir(parents=True)
     return folder
+
+
+def begin_result(output_dir: Path) -> Path:
+    """An empty folder to write the trained model into, before it lies in the output folder."""
+    return _empty(output_dir / _RESULT)
+
+
+def publish_result(partial: Path) -> None:
+    """Its files, whole and on the disk, take their names in the folder above one by one."""
+    for path in sorted(partial.iterdir()):
+        disk.sync(path)
+        os.replace(path, partial.parent / path.name)
+    partial.rmdir()
+    disk.sync(partial.parent)
 
 
 def abandon(partial: Path) -> None:
@@ -187,31 +210,18 @@ def publish(partial: Path, here: Origin, tokens_trained: int) -> Path:
     files = sorted(path for path in partial.iterdir() if path.is_file())
     for path in files:
         path.chmod(0o644)  # safetensors makes files that only their owner reads
-        _sync(path)
+        disk.sync(path)
     sizes = {p.name: {"bytes": p.stat().st_size, "xxh3_128": content_hash(p)} for p in files}
     seal = {"format": _FORMAT, "step": step(folder), "tokens": tokens_trained, "files": sizes}
     seal |= {"recipe_hash": here.recipe_hash, "versions": dict(here.versions)}
     (partial / SEAL).write_text(json.dumps(seal | {"xxh3_128": _digest(seal)}, indent=1))
     for path in (partial / SEAL, partial):
-        _sync(path)
+        disk.sync(path)
     if folder.exists():
         _discard(folder)
     partial.rename(folder)
-    _sync(folder.parent)
+    disk.sync(folder.parent)
     return folder
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot do this for folders, and order renames by themselves.
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
-    finally:
-        os.close(handle)
 
 
 def rotate(newest_sealed: Path, limit: int | None, best_step: int | None) -> None:
@@ -219,7 +229,7 @@ def rotate(newest_sealed: Path, limit: int | None, best_step: int | None) -> Non
 
     That of `best_step` stays beside them. Order is by step: modification times may all be equal.
     """
-    older = [p for p in _numbered(newest_sealed.parent) if (p / SEAL).exists()]
+    older = [p for p in numbered(newest_sealed.parent) if (p / SEAL).exists()]
     upto = sorted((p for p in older if step(p) <= step(newest_sealed)), key=step)
     for folder in upto[: -max(limit, _KEPT)] if limit else []:
         if step(folder) != best_step:
@@ -243,10 +253,17 @@ def last_step(output_dir: Path) -> int:
 
 
 class LastStep:
-    """Notes each completed step in the page cache, where it outlives the process, not the power."""
+    """Notes each completed step in the page cache, where it outlives the process, not the power.
+
+    Only the count of repeated steps depends on it: a full disk is no reason to stop.
+    """
 
     def __init__(self, output_dir: Path):
-        self.handle = os.open(output_dir / _LAST_STEP, os.O_RDWR | os.O_CREAT, 0o644)
+        self.path = output_dir / _LAST_STEP
+        self.handle: int | None = None
 
     def note(self, number: int) -> None:
-        os.pwrite(self.handle, b"%-12d" % number, 0)
+        with suppress(OSError):
+            if self.handle is None:
+                self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            os.pwrite(self.handle, b"%-12d" % number, 0)

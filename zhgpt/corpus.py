@@ -21,7 +21,7 @@ import datasets
 import filelock
 from tokenizers import Tokenizer
 
-from zhgpt import parts, sources, survey, text
+from zhgpt import disk, sources, survey, text
 from zhgpt.errors import InputError, exit_code
 from zhgpt.ledger import SPLITS, Ledger, ledger_table
 from zhgpt.preparation import Preparation
@@ -32,8 +32,8 @@ Say = Callable[[str], None]
 
 # What the blocks and their ledger follow from: other code makes others.
 _MODULES = (
-    "blocks cleaning contamination corpus duplicates encoder encodings files frequent ledger parts"
-    " pattern preparation sources tables tally text unpack"
+    "blocks cleaning contamination corpus disk duplicates encoder encodings files frequent ledger"
+    " parts pattern preparation sources tables tally text unpack"
 ).split()
 _CODE = Path(__file__).parent
 _LIBRARIES = "charset-normalizer datasets numpy opencc pyarrow rensa tiktoken tokenizers".split()
@@ -163,7 +163,7 @@ def _make(folder: Path, preparation: Preparation) -> None:
     try:
         ready = preparation.run()
         os.replace(ready, folder)
-        parts.sync(folder.parent)
+        disk.sync(folder.parent)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,48 +1,36 @@
-"""Room on the disk that a run takes: text as blocks, checkpoints, the model, W&B."""
+"""What is on the disk, and under which name, when the process or the power ends."""
 
-from dataclasses import dataclass
-from typing import Any
-
-# A log line offline; measured with wandb 0.25: 1 to 2 kB a line, 2 MB beside them for each start.
-_LINE_BYTES, _START_BYTES = 2_000, 2_000_000
+import errno
+import os
+from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Disk:
-    """Bytes. `making` is what lies in the cache beside `corpus` while it is prepared."""
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk.
 
-    corpus: int
-    making: int
-    checkpoint: int
-    checkpoints: int
-    kept: int
-    model: int
-    tracking: int
-
-    @property
-    def run(self) -> int:
-        """Of the output folder."""
-        return self.checkpoints + self.model + self.tracking
-
-
-def estimate(
-    pins: Any, parameters: int, tokens: int, vocab_size: int, saves: float, lines: float
-) -> Disk:
-    """Of a ClmRecipe; `tokens` of both splits, `saves` and log `lines` of the whole run.
-
-    A checkpoint has weights and AdamW's two moments in 32 bits. save_total_limit of them are kept,
-    all without it, and one more lies there until an older one is deleted (zhgpt.checkpoint).
+    A seal must not outlive what it seals.
     """
-    corpus = tokens * (2 if vocab_size <= 2**16 else 4)
-    limit = pins.training_arguments.get("save_total_limit")
-    kept = int(saves) + 1 if limit is None else min(int(saves) + 1, max(limit, 2) + 1)
-    tracked = "wandb" in (pins.training_arguments.get("report_to") or ())
-    return Disk(
-        corpus=corpus,
-        making=2 * corpus,
-        checkpoint=12 * parameters,
-        checkpoints=kept * 12 * parameters,
-        kept=kept,
-        model=4 * parameters,
-        tracking=int(_START_BYTES + lines * _LINE_BYTES) if tracked else 0,
-    )
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do this for folders, and order renames by themselves.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """On disk under its name, or not at all; a kill leaves NAME.partial, the next write takes it.
+
+    OSError where the disk refuses it; what was under the name is then as it was.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        sync(partial)
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk every byte counts
+        raise
+    os.replace(partial, path)

@@ -24,9 +24,9 @@ class Halving:
     gradients and cannot be told, so there the run ends, with what to write instead.
     """
 
-    def keep(self, origin, tokens_per_step: int, say: Callable, note: Callable[..., None]) -> None:
+    def keep(self, origin, tokens_per_step: int, watch, say: Callable, note: Callable) -> None:
         """As keeping.Sealed's; `note` puts facts into the run's record."""
-        super().keep(origin, tokens_per_step, say)
+        super().keep(origin, tokens_per_step, watch, say)
         self._say, self._note = say, note
         self._limit = self.args.per_device_train_batch_size  # blocks that fit at a time
         self._first_step: int | None = None

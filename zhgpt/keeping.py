@@ -9,11 +9,8 @@ import dataclasses
 import errno
 import json
 import pickle
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,14 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
-from zhgpt import checkpoint
+from zhgpt import checkpoint, peers, randomness
 from zhgpt.errors import InputError, Left
 from zhgpt.memory import Memory
-from zhgpt.writer import Writer
+from zhgpt.watch import Watch
+from zhgpt.writer import Say, Writer
 
 CONTINUATION = "continuation.json"
 # torch says of a full disk: RuntimeError, unexpected position in a file; safetensors has its own.
@@ -44,10 +42,12 @@ class Sealed:
     version that they were written for.
     """
 
-    def keep(self, origin: checkpoint.Origin, tokens_per_step: int, say: Callable[[str], None]):
-        """Whose checkpoints these are, and where their trouble is told; call it before train()."""
-        self.origin, self.tokens_per_step = origin, tokens_per_step
-        self.save_seconds = 0.0
+    def keep(self, origin: checkpoint.Origin, tokens_per_step: int, watch: Watch, say: Say) -> None:
+        """Whose checkpoints these are, and who is told of their seconds and of their trouble.
+
+        Call it before train().
+        """
+        self.origin, self.tokens_per_step, self._watch = origin, tokens_per_step, watch
         self._writer = Writer(say, REFUSALS)
         self._memory = Memory()
         self._evaluation_due = False
@@ -64,6 +64,11 @@ class Sealed:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self._writer.free()
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the training up to now, over all starts; what a kill has lost is not in."""
+        return self._seconds_before + time.time() - self._began
 
     def go_on(self) -> None:
         """Takes up what Trainer resets at the start of training; without a checkpoint, nothing."""
@@ -94,9 +99,8 @@ class Sealed:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Each process its own; where their number has changed, new ones of seed, step and rank."""
-        if checkpoint and not Path(checkpoint, _rng_file(self.args)).exists():
-            place = [self.args.seed, self.state.global_step, self.args.process_index]
-            set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        if checkpoint and not Path(checkpoint, randomness.file_name(self.args)).exists():
+            randomness.begin_anew(self.args, self.state.global_step)
         else:
             super()._load_rng_state(checkpoint)
 
@@ -116,7 +120,7 @@ class Sealed:
 
     def _require_saved(self) -> None:
         refusal = self._writer.finish() if self.args.should_save else None
-        refusal = _from_first(str(refusal) if refusal else None)
+        refusal = peers.from_first(str(refusal) if refusal else None)
         if refusal:
             told = f"step {self.state.global_step} could not be saved: {refusal}"
             raise Left("the last checkpoint could not be saved", told)
@@ -128,7 +132,7 @@ class Sealed:
         """
         evaluation = self._last_evaluation() or self.evaluate()
         try:
-            self.save_model()
+            self._save_result()
             self.save_state()
             if self.args.should_save:  # Trainer adds to what a killed process may have half written
                 Path(self.args.output_dir, "all_results.json").unlink(missing_ok=True)
@@ -138,6 +142,13 @@ class Sealed:
             told = f"the trained model could not be saved: {refusal}"
             raise Left("the model could not be saved", told) from refusal
         return train_metrics | evaluation
+
+    def _save_result(self) -> None:
+        """The model's files, each in one rename; the next start removes what a kill left half."""
+        if self.args.should_save:
+            folder = checkpoint.begin_result(Path(self.args.output_dir))
+            self.save_model(str(folder))
+            checkpoint.publish_result(folder)
 
     def _last_evaluation(self) -> dict[str, float] | None:
         """The metrics of an evaluation of the present weights, if there was one."""
@@ -154,7 +165,7 @@ class Sealed:
 
     def evaluate(self, *args, **kwargs):
         """As Trainer's; random numbers go on as if there had been no evaluation."""
-        with _kept_random_states():
+        with randomness.kept():
             return super().evaluate(*args, **kwargs)
 
     def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
@@ -187,30 +198,38 @@ class Sealed:
     # Saving --------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Copies all that the continuation needs to memory; a thread writes it to the disk."""
+        """A thread copies all that the continuation needs to memory, and writes it to the disk.
+
+        Tensors are copied beside the next forward and backward pass; the optimizer waits for that.
+        """
         self.store_flos()
-        ranks = _gathered({"rng": _random_states(self.args), "loss": self._tr_loss.item()})
+        ranks = peers.gathered({"rng": randomness.states(self.args), "loss": self._tr_loss.item()})
         if not self.args.should_save:
             return
         self._writer.free()
         self._mark_best()
-        name = f"checkpoint-{self.state.global_step}"
-        self._writer.start(name, partial(self._write, self._snapshot(ranks), time.perf_counter()))
+        write = partial(self._write, self._snapshot(ranks))
+        self._writer.start(f"checkpoint-{self.state.global_step}", write)
+
+    def wait_for_copy(self) -> None:
+        """Before anything changes weights or optimizer."""
+        self._memory.wait()
 
     def _snapshot(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-        """File name to content: what changes with the next step is copied."""
+        """File name to content, a copy; tensors are to be filled before the optimizer's step."""
         states = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
         if self.accelerator.scaler is not None:
             states["scaler.pt"] = self.accelerator.scaler
         content = {name: state.state_dict() for name, state in states.items()}
         content["model.safetensors"] = self.model.state_dict()
-        content = self._memory.copy(content)
-        content |= {_rng_file(self.args, rank): each["rng"] for rank, each in enumerate(ranks)}
+        content = self._memory.begin(content)
+        for rank, each in enumerate(ranks):
+            content[randomness.file_name(self.args, rank)] = each["rng"]
         history = list(self.state.log_history)
         content["trainer_state.json"] = dataclasses.replace(self.state, log_history=history)
         content[CONTINUATION] = {
             "tokens": self.state.global_step * self.tokens_per_step,
-            "seconds": self._seconds_before + time.time() - self._began,
+            "seconds": self.seconds,
             "losses": [each["loss"] for each in ranks],
             "total_loss": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
@@ -218,8 +237,10 @@ class Sealed:
         }
         return content
 
-    def _write(self, content: dict[str, Any], began: float) -> None:
+    def _write(self, content: dict[str, Any]) -> None:
         """One attempt, in the background; what it leaves half done is removed."""
+        began = time.perf_counter()
+        self._memory.fill()
         state, root = content["trainer_state.json"], Path(self.args.output_dir)
         _require_space(root, self._memory.nbytes + _MARGIN_BYTES)
         folder = checkpoint.begin(root, state.global_step)
@@ -235,7 +256,7 @@ class Sealed:
             checkpoint.abandon(folder)
             raise
         checkpoint.rotate(sealed, self.args.save_total_limit, state.best_global_step)
-        self.save_seconds = max(self.save_seconds, time.perf_counter() - began)
+        self._watch.saved(time.perf_counter() - began)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights, configuration and tokenizer as Trainer's; no training_args.bin, a pickle."""
@@ -267,15 +288,18 @@ class _Continuation(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.take_random_state()
 
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.wait_for_copy()
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.steps:
             self.steps.note(state.global_step)
 
 
-def newest(output_dir: Path, origin: checkpoint.Origin, say: Callable[[str], None]) -> Path | None:
+def newest(output_dir: Path, origin: checkpoint.Origin, say: Say) -> Path | None:
     """checkpoint.newest, found by the first process; InputError if there is code in it."""
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    found = _from_first(checkpoint.newest(output_dir, origin, say) if first else None)
+    found = checkpoint.newest(output_dir, origin, say) if peers.is_first() else None
+    found = peers.from_first(found)
     if found:
         _require_data(found)
     return found
@@ -306,58 +330,8 @@ def _require_data(folder: Path) -> None:
             ) from None
 
 
-def _rng_file(args, rank: int | None = None) -> str:
-    """Trainer's name for the random state of a process."""
-    if args.world_size == 1:
-        return "rng_state.pth"
-    return f"rng_state_{args.process_index if rank is None else rank}.pth"
-
-
-def _random_states(args) -> dict[str, Any]:
-    """As Trainer._save_rng_state has it."""
-    states = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.random.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        cuda = torch.cuda.random
-        states["cuda"] = cuda.get_rng_state_all() if args.world_size > 1 else cuda.get_rng_state()
-    return states
-
-
-@contextmanager
-def _kept_random_states() -> Iterator[None]:
-    python, of_numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)
-
-
 def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         sizes = f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
         raise OSError(errno.ENOSPC, f"the disk is full, {sizes}")
-
-
-def _gathered(value: Any) -> list[Any]:
-    """The values of all processes, by rank."""
-    if not torch.distributed.is_initialized():
-        return [value]
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _from_first(value: Any) -> Any:
-    """What the first process knows, told to all."""
-    if not torch.distributed.is_initialized():
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values)
-    return values[0]

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from zhgpt import halving, initial, machine, plan, recipe, step_memory
+from zhgpt.peers import gathered
 from zhgpt.recipe import ClmRecipe
 
 Say = Callable[[str], None]
@@ -110,9 +110,9 @@ class Trial:
 
         The slowest process's: all of them go on, or stop, together.
         """
-        found = self._slowest(self._shortest(size))
-        self.spent += found[1]
-        return found[0], self.spent
+        seconds, spent = map(max, zip(*gathered(self._shortest(size)), strict=True))
+        self.spent += spent
+        return seconds, self.spent
 
     def _shortest(self, size: int) -> tuple[float, float]:
         try:
@@ -144,11 +144,3 @@ class Trial:
     def _precision(self) -> Any:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         return torch.autocast(self.device.type, kinds[self.half]) if self.half else nullcontext()
-
-    @staticmethod
-    def _slowest(seconds: tuple[float, float]) -> tuple[float, float]:
-        if not dist.is_initialized():
-            return seconds
-        all_of_them = [seconds] * dist.get_world_size()
-        dist.all_gather_object(all_of_them, seconds)
-        return tuple(map(max, zip(*all_of_them, strict=True)))

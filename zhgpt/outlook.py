@@ -17,7 +17,6 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 from zhgpt import (
     cards,
     corpus,
-    disk,
     facts,
     kills,
     lint,
@@ -32,6 +31,7 @@ from zhgpt import (
     scaling,
     session,
     step_memory,
+    storage,
 )
 from zhgpt.command import Command
 from zhgpt.errors import FINISHED, InputError
@@ -228,7 +228,7 @@ def _disk(
 ) -> dict[str, Any]:
     logs = steps.max_steps / interval(pins, "logging_steps", steps.max_steps)
     lines = logs + _evaluations(pins, steps.max_steps)
-    made = disk.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
+    made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
     return asdict(made) | {
         "run": made.run,
         "free": _free(output_dir),

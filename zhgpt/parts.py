@@ -6,7 +6,6 @@ part becomes tokens, the next one is read.
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import pyarrow as pa
 import xxhash
 
 from zhgpt.clock import Clock
+from zhgpt.disk import sync, write_whole
 from zhgpt.encoder import Encoder
 from zhgpt.sources import Source
 from zhgpt.text import Tally
@@ -235,23 +235,6 @@ LINES = "lines.json"
 
 def _path(folder: Path, number: int, kind: str) -> Path:
     return folder / f"part-{number:06d}.{kind}"
-
-
-def write_whole(path: Path, content: str) -> None:
-    """On disk under its name, or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk: a seal must not outlive what it seals."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _portions(texts: list[str]) -> Iterator[list[str]]:

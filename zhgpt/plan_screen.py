@@ -179,7 +179,8 @@ def _disk(plan: Plan) -> list[tuple[str, str]]:
 
 def _cards(plan: Plan) -> list[str]:
     price = plan["price_per_hour"]
-    head = f"{'cards':>10}  at {EFFICIENCY:.0%} of the peak in 16 bits: assumed, small models reach less"
+    share = f"{EFFICIENCY:.0%} of the peak in 16 bits"
+    head = f"{'cards':>10}  at {share}: assumed, small models reach less"
     titles = f"{'':>12}{'':<6}{'TFLOPS':>7}{'time':>12}" + (f"{'cost':>12}" if price else "")
     rows = [head, titles + f"{'GB':>5}{'needed':>8}{'largest micro-batch':>21}"]
     for card in plan["cards"]:

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
-from zhgpt import blocks, contamination, parts
+from zhgpt import blocks, contamination, disk, parts
 from zhgpt.cleaning import Cleaner
 from zhgpt.duplicates import Deduplicator, signature
 from zhgpt.encoder import Encoder
@@ -50,7 +50,7 @@ class _Cleaning:
 
     def save(self, path: Path) -> None:
         np.savez(path, **self.deduplicator.state)
-        parts.sync(path)
+        disk.sync(path)
 
     def restore(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as state:
@@ -102,8 +102,8 @@ class Preparation:
         check_laws(ledger)
         require_documents(ledger)
         require_block(ledger)
-        parts.write_whole(ready / "ledger.json", json.dumps(ledger, ensure_ascii=False))
-        parts.sync(ready)
+        disk.write_whole(ready / "ledger.json", json.dumps(ledger, ensure_ascii=False))
+        disk.sync(ready)
         return ready
 
     @property
@@ -138,7 +138,7 @@ class Preparation:
             for _, source in self._ordered:
                 for document in source.documents(Tally()):
                     counts.add(document)
-            parts.write_whole(path, json.dumps(sorted(counts.repeated(share))))
+            disk.write_whole(path, json.dumps(sorted(counts.repeated(share))))
         return frozenset(json.loads(path.read_text(encoding="utf-8")))
 
     def _split(self) -> str:

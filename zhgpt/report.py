@@ -20,10 +20,15 @@ def speaker(main_process: bool) -> Say:
 
 
 def _print(line: str) -> None:
-    """A reader that is gone (`| head`, a closed terminal) ends the run in good order."""
+    """A reader that is gone (`| head`, a closed terminal) ends the run in good order.
+
+    A log's disk that is full does not end it: what waits in the buffer goes out with a later line.
+    """
     try:
         print(line, flush=True)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
         if error.errno not in (errno.EPIPE, errno.EIO) or not leaving.listening():
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -131,6 +136,12 @@ def printable(text: str) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(c) in _OBEYED and c != "\n" else c for c in text
     )
+
+
+def json_line(value: Any) -> str:
+    """The value whole, as JSON for a file as for a terminal: what that would obey is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _OBEYED else c for c in text)
 
 
 _OBEYED = ("Cc", "Cf", "Cs")  # control, format (right-to-left marks among them), surrogate

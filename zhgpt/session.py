@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zhgpt import leaving, report
+from zhgpt import disk, leaving, report
 from zhgpt.command import Command
 from zhgpt.errors import FINISHED, INTERRUPTED, InputError, Left, exit_code
 from zhgpt.recipe import (
@@ -92,12 +92,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
     """Whole or not at all, also when the process is killed here."""
-    temporary = folder / "run.json.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(record, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / "run.json")
+    disk.write_whole(folder / "run.json", json.dumps(record, ensure_ascii=False, indent=1))
 
 
 def claim(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +146,7 @@ def _is_ours(path: Path) -> bool:
     """Whether a process left it that was killed before it could write the record, or works now, or
     only planned.
     """
-    return path.name.lstrip(".").startswith((LOCK, "run.json.tmp", PLAN))
+    return path.name.lstrip(".").startswith((LOCK, "run.json.partial", PLAN))
 
 
 def require_place(folder: Path) -> None:

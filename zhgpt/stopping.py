@@ -1,14 +1,12 @@
 """Where in training a process that is told to leave does so, and all others with it."""
 
 import time
-from functools import cache
 
-import torch
-import torch.distributed as dist
 from transformers import TrainerCallback
 
 from zhgpt import leaving
 from zhgpt.errors import Left
+from zhgpt.peers import agreed
 from zhgpt.recipe import PreemptionSection
 from zhgpt.session import Session
 from zhgpt.watch import Watch
@@ -64,7 +62,6 @@ class LeaveInTime(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         self.saved = time.monotonic()
-        self.watch.save_seconds = max(self.watch.save_seconds, self.saved - self.step_ended)
 
     def on_train_end(self, args, state, control, **kwargs):
         (self.left,) = agreed(self.left or leaving.asked() is not None)
@@ -74,21 +71,3 @@ class LeaveInTime(TrainerCallback):
         if self.left:
             raise Left(self.reason, f"stopped at step {self.segment.step}, saved")
         leaving.at_once()
-
-
-def agreed(*flags: bool) -> list[bool]:
-    """Each flag true everywhere if it is true anywhere; every process asks at the same places.
-
-    Processes that stop at different steps would wait for one another for ever.
-    """
-    if not dist.is_initialized():
-        return list(flags)
-    values = torch.tensor(flags, dtype=torch.uint8)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_cpu_group())
-    return values.bool().tolist()
-
-
-@cache
-def _cpu_group() -> dist.ProcessGroup | None:
-    """Flags go between the processors: to fetch them from a GPU would wait for its queue."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

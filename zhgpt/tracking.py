@@ -1,6 +1,7 @@
 """Weights & Biases: one run per output folder, offline without asking where there is no account."""
 
 import atexit
+import json
 import netrc
 import os
 import queue
@@ -23,7 +24,9 @@ from zhgpt.errors import FINISHED, INTERRUPTED
 from zhgpt.session import Session
 
 COLUMNS = ["step", "tokens", "prompt", "text"]
-
+MOST_SAMPLES = 2000  # rows of a table, the newest; all of them are in samples.jsonl
+# Where the run lies on this machine is nothing that two runs differ in.
+_OF_THIS_PLACE = {"output_dir", "run_name", "logging_dir", "hub_token"}
 
 SECONDS_TO_FINISH = {"finished": 60, "interrupted": 4, "failed": 4}
 EXIT_CODES = {"finished": FINISHED, "interrupted": INTERRUPTED, "failed": 1}
@@ -58,6 +61,11 @@ def samples_table(rows: list[dict[str, Any]]) -> None:
         tracker.samples(rows)
 
 
+def alert(title: str, text: str) -> None:
+    for tracker in _trackers:
+        tracker.alert(title, text)
+
+
 class Tracker(TrainerCallback):
     """Hands everything to a thread: W&B slow, unreachable or failing costs no training step."""
 
@@ -84,6 +92,7 @@ class Tracker(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         facts = model.config.to_dict() | args.to_dict()
+        facts = {key: value for key, value in facts.items() if key not in _OF_THIS_PLACE}
         self._do(lambda: self.run.config.update(facts, allow_val_change=True))
         for entry in state.log_history:  # a killed segment's last lines may have been lost
             self._put(entry["step"], entry)
@@ -104,13 +113,29 @@ class Tracker(TrainerCallback):
             self.run.log({_charted(key): value for key, value in row.items()})
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
-        """One table per evaluation: a table that grows would be lost with the process."""
+        """Each evaluation's table has all samples so far, those of former starts too.
+
+        It is made of the run's own file: wandb's growing tables begin anew with each process.
+        """
         self._do(lambda: self._samples(rows))
 
     def _samples(self, rows: list[dict[str, Any]]) -> None:
-        if rows[0]["tokens"] >= self.sent:
-            table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
-            self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+        if rows[0]["tokens"] < self.sent:
+            return
+        before = [row for row in self._written() if row["step"] < rows[0]["step"]]
+        data = [[row[c] for c in COLUMNS] for row in (before + rows)[-MOST_SAMPLES:]]
+        table = wandb.Table(columns=COLUMNS, data=data)
+        self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+
+    def _written(self) -> list[dict[str, Any]]:
+        """The rows of samples.jsonl; one that is being written at this moment has no end yet."""
+        path = self.segment.folder / "samples.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def alert(self, title: str, text: str) -> None:
+        """Sent as a mail or to Slack, as its reader has chosen there."""
+        self._do(lambda: self.run.alert(title, text, level=wandb.AlertLevel.WARN))
 
     def finish(self) -> None:
         """Tells W&B how the segment ended; waits a while, less where the machine may be going."""

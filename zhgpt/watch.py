@@ -45,7 +45,8 @@ def _words(section: PreemptionSection) -> list[str]:
 class Watch:
     """Looks from a thread of its own, so that no step waits for a disk or for a command.
 
-    `save_seconds` and `step_seconds` are measured by others as the run goes (the longest so far).
+    `step_seconds` and `save_seconds` are the longest so far, as others measured them; a save's are
+    those from the copy to its last byte on the disk.
     """
 
     def __init__(self, section: PreemptionSection, say: Callable[[str], None]):
@@ -63,6 +64,9 @@ class Watch:
 
     def __exit__(self, *error) -> None:
         self.ended.set()
+
+    def saved(self, seconds: float) -> None:
+        self.save_seconds = max(self.save_seconds, seconds)
 
     def _look(self) -> None:
         while not self.ended.wait(SECONDS_BETWEEN_LOOKS):
