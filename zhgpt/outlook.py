@@ -61,7 +61,8 @@ def show(
     known = facts.of_text(known, steps, ledger, median)
     probed = probe.measure(asked.recipe, config, tokenizer, steps, known, output_dir, aside)
     made = _figures(asked, config, steps, known, ledger, probed, output_dir)
-    known = replace(known, hours=made["here"].get("hours"))
+    room = {"disk_bytes": made["disk"]["run"], "free_bytes": made["disk"]["free"]}
+    known = replace(known, hours=made["here"].get("hours"), **room)
     found = lint.record(lint.check(asked.recipe, known), accepted)
     kept = ("name", "recipe_file", "recipe_hash", "recipe", "overrides", "versions", "source")
     about = {key: record[key] for key in kept} | {"made": session.now()}
@@ -226,9 +227,14 @@ def _disk(
     made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
     return asdict(made) | {
         "run": made.run,
-        "free": _free(output_dir),
+        "free": _free(output_dir) + _saved(output_dir),
         "cache_free": _free(Path(datasets.config.HF_DATASETS_CACHE)),
     }
+
+
+def _saved(folder: Path) -> int:
+    """Bytes of checkpoints that a run in progress has there: they make room for its next ones."""
+    return sum(p.stat().st_size for p in folder.glob("checkpoint-*/*") if p.is_file())
 
 
 def _free(folder: Path) -> int:
