@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,7 @@ def test_the_fast_path_gives_the_same_ids_also_in_a_child():
 def test_special_tokens_of_a_prompt_are_text():
     """As in training; they are looked for only where that is asked for."""
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED[-1])
-    ids = sampling.encoded(tokenizer, "好<|endoftext|>")["input_ids"][0].tolist()
+    ids = sampling.encoded(tokenizer, "好<|endoftext|>")[0].tolist()
     assert 0 not in ids and tokenizer.decode(ids) == "好<|endoftext|>"
     assert 0 in tokenizer("好<|endoftext|>")["input_ids"]
 
@@ -136,12 +138,46 @@ class TestShipped:
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert f"{facts['text']['documents']:,}" in card
 
+    def test_the_card_says_which_it_is_and_how_large(self, folder):
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert facts["fingerprint"] == bpe.fingerprint(load(folder))
+        assert f"| fingerprint | {facts['fingerprint']} |" in card
+        megabytes = (folder / "tokenizer.json").stat().st_size / 1e6
+        assert f"| size of tokenizer.json | {megabytes:.2f} MB |" in card and megabytes <= 4
+
+
+def test_a_fresh_process_loads_it_as_what_it_is():
+    """And why it is not saved as GPT-2's class, which puts a pattern of its own in its place."""
+    code = """
+import json, sys
+from transformers import AutoTokenizer, GPT2TokenizerFast
+folder, text = sys.argv[1:]
+loaded = [kind.from_pretrained(folder) for kind in (AutoTokenizer, GPT2TokenizerFast)]
+is_gpt2 = isinstance(loaded[0], GPT2TokenizerFast)
+print(json.dumps([is_gpt2, *(tokenizer(text)["input_ids"] for tokenizer in loaded)]))
+"""
+    text, folder = "（他说，12345678）", ROOT / "tokenizer" / "32k_v1"
+    command = [sys.executable, "-c", code, str(folder), text]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    is_gpt2, ids, ids_of_gpt2 = json.loads(done.stdout)
+    assert not is_gpt2 and ids == load(folder).encode(text).ids != ids_of_gpt2
+
 
 def test_32k_v1_is_what_its_name_says():
     facts = json.loads((ROOT / "tokenizer/32k_v1/training.json").read_text(encoding="utf-8"))
     assert facts["entries"] == 32_000
     assert facts["text"]["documents"] == 53_215
     assert not any("validation" in file["name"] for file in facts["text"]["files"])
+
+
+@pytest.mark.slow
+def test_killed_anywhere_there_is_no_half_tokenizer():
+    script = ROOT / "tests" / "campaign_tokenizer.py"
+    command = [sys.executable, str(script), "--kills", "20", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[:2] == ["kills", "20"]
 
 
 def test_village_4k_is_made_again_byte_for_byte(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import run_bpe
-from zhgpt import bpe_text, bpe_train, pre_tokens
+from zhgpt import bpe_text, bpe_train, clock, pre_tokenizer, pre_tokens
 from zhgpt.errors import InputError
 from zhgpt.recipe import BpeRecipe, BpeSection, CleaningSection, TextSection
 
@@ -177,3 +177,50 @@ def test_nothing_is_written_where_it_is_refused(stories, tmp_path, capsys):
     with pytest.raises(InputError, match="--vocab_size [0-9]+, or"):
         run_bpe.run([str(path), "--output_dir", str(tmp_path / "made")])
     assert not (tmp_path / "made").exists()
+
+
+def test_a_data_set_gives_the_tokenizer_of_its_files(tmp_path, stories):
+    folder = tmp_path / "somewhere" / "set"
+    write_jsonl(folder / "train.jsonl", STORIES)
+    pins = BpeSection(vocab_size=400, pre_tokenizer="modern")
+    corpus = TextSection(dataset={"path": str(folder), "split": "train"})
+    same, _, ledger = made(BpeRecipe(name="t", purpose="t", corpus=corpus, bpe=pins))
+    assert same == made(recipe_of([stories]))[0]
+    assert [file["name"] for file in ledger["files"]] == ["set/train"]
+    assert str(tmp_path) not in json.dumps(ledger)
+    arguments = ["--train_files", "[]", "--dataset", json.dumps(dict(corpus.dataset))]
+    recipe = {
+        "name": "t",
+        "purpose": "t",
+        "corpus": {"train_files": ["x"]},
+        "bpe": {"vocab_size": 400, "pre_tokenizer": "modern"},
+    }
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    assert run_bpe.run([str(path), *arguments, "--output_dir", str(tmp_path / "made")]) == 0
+    assert (tmp_path / "made" / "tokenizer.json").read_text(encoding="utf-8") == same
+    assert "somewhere" not in (tmp_path / "made" / "training.json").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="in the place of train_files"):
+        run_bpe.run([str(path), *arguments[2:]])
+
+
+@pytest.mark.parametrize("name", [*pre_tokenizer.PATTERNS, r"(?:a|b)+|[^ab]"])
+def test_a_long_document_has_the_same_pre_tokens_in_parts(name, monkeypatch):
+    if name == "words":
+        pytest.importorskip("rjieba")
+    text = (
+        "".join(STORIES) + "don't  go 12345\u3000\r\n\n ，。GPT门 aab\t" * 30 + "".join(STORIES[:9])
+    )
+    cuts = pre_tokenizer.of(name)
+    split = cuts.splitter()
+    monkeypatch.setattr(pre_tokenizer, "_PART", 50)
+    parts = list(cuts.parts(text))
+    assert (len(parts) == 1) == (name == "none" or name.startswith("("))
+    assert [piece for part in parts for piece in split(part)] == split(text)
+
+
+def test_merging_says_how_far_it_is(stories, monkeypatch):
+    monkeypatch.setattr(clock, "SECONDS_BETWEEN_LINES", 0)
+    lines, recipe = [], recipe_of([stories])
+    bpe_train.train(bpe_text.Reading(recipe, lines.append), recipe.bpe, lines.append)
+    assert any(line.startswith("merging: ") and line.endswith(" s left") for line in lines)

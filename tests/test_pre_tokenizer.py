@@ -38,7 +38,9 @@ def test_words_lie_within_pre_tokens(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "rjieba", Pairs)
     words = pre_tokenizer.of("words")
-    assert words.splitter()("我们说，好") == ["我们", "说", "，好"]
+    assert words.splitter()("我们说，好") == ["我们", "说", "，", "好"]
+    apart = "我们|用|Git|做| pull| request|。\n|　|了"
+    assert words.splitter()(apart.replace("|", "")) == apart.split("|")
     assert words.pattern == pre_tokenizer.PATTERNS["modern"]
     monkeypatch.setitem(sys.modules, "rjieba", None)
     with pytest.raises(InputError, match="pip install rjieba"):

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from zhgpt import pre_tokenizer
 from zhgpt.bpe import EOS, PAD, fingerprint, longest_entries
-from zhgpt.bpe_text import Reading
+from zhgpt.bpe_text import Reading, without_folders
 from zhgpt.command import Command
 from zhgpt.errors import InputError
 from zhgpt.recipe import as_dict, content_hash
@@ -41,7 +42,7 @@ def save(tokenizer: Tokenizer, folder: Path, facts: Mapping[str, Any], overwrite
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
     """Beside the place first; then two renames, so that no kill leaves a part under the name."""
-    partial, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    partial, replaced = _beside(folder, "partial"), _beside(folder, "old")
     for left_by_a_kill in (partial, replaced):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -54,6 +55,17 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         os.replace(folder, replaced)
     os.replace(partial, folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f".{folder.name}.{ending}")
+
+
+def _put_back(folder: Path) -> None:
+    """What a kill between the two renames has left without its name."""
+    replaced = _beside(folder, "old")
+    if replaced.exists() and not folder.exists():
+        os.replace(replaced, folder)
 
 
 # The library's GPT2Tokenizer would put its own pre-tokenizer in the place of ours, and other ids
@@ -72,7 +84,8 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def require_free(folder: Path, overwrite: bool) -> None:
-    """InputError unless a tokenizer may and can be written there; nothing is touched."""
+    """InputError unless a tokenizer may and can be written there; nothing there is changed."""
+    _put_back(folder.resolve())
     if not folder.exists():
         above = next(path for path in folder.resolve().parents if path.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
@@ -101,12 +114,10 @@ def _not_ours(folder: Path) -> list[str]:
 def facts(reading: Reading, tokenizer: Tokenizer, asked: Command, began: float) -> dict[str, Any]:
     """How a tokenizer was made; `began` is time.perf_counter() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    recipe = as_dict(asked.recipe)
-    # Names without folders: where the text lay on this machine is nobody's concern.
-    recipe["corpus"]["train_files"] = [Path(p).name for p in recipe["corpus"]["train_files"]]
+    corpus = without_folders(asked.recipe.corpus)
     return {
         "command": command_line(asked),
-        "recipe": recipe,
+        "recipe": as_dict(replace(asked.recipe, corpus=corpus)),
         "recipe_hash": content_hash(asked.recipe),
         "entries": tokenizer.get_vocab_size(),
         "fingerprint": fingerprint(tokenizer),
@@ -124,6 +135,9 @@ def command_line(asked: Command) -> str:
     for key, value in asked.overrides.items():
         if key == "corpus.train_files":
             shown = " ".join(_place(path, '"$CORPUS"') for path in value)
+        elif key == "corpus.dataset":
+            known = without_folders(asked.recipe.corpus).dataset
+            shown = shlex.quote(json.dumps(dict(known), ensure_ascii=False))
         else:
             shown = shlex.quote(value if isinstance(value, str) else json.dumps(value))
         words.append(f"--{key.rpartition('.')[2]} {shown}")
@@ -156,6 +170,7 @@ nothing is normalised, so every string comes back as it was.
 | trained on | one in {one_in} occurrences of each pre-token |
 | seconds | {seconds} |
 | peak memory | {memory:.2f} GB |
+| size of tokenizer.json | {megabytes:.2f} MB |
 | tokenizers | {tokenizers} |
 | recipe's hash | {recipe_hash} |
 | fingerprint | {fingerprint} |
@@ -190,6 +205,7 @@ def card(name: str, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> str:
         one_in=facts["training"]["one_in"],
         seconds=facts["seconds"],
         memory=facts["peak_memory_bytes"] / 1e9,
+        megabytes=len(tokenizer.to_str().encode("utf-8")) / 1e6,
         tokenizers=facts["versions"]["tokenizers"],
         recipe_hash=facts["recipe_hash"],
         fingerprint=facts["fingerprint"],

@@ -2,23 +2,36 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from zhgpt import sources
 from zhgpt.bpe import dropped
 from zhgpt.cleaning import Cleaner
 from zhgpt.clock import Clock
 from zhgpt.duplicates import Deduplicator, utf8_size
 from zhgpt.errors import InputError
-from zhgpt.files import position
 from zhgpt.frequent import LineCounts
-from zhgpt.recipe import BpeRecipe
-from zhgpt.text import Tally, documents, file_hash, find_files
+from zhgpt.recipe import BpeRecipe, TextSection
+from zhgpt.text import Tally
 
 Say = Callable[[str], None]
+
+
+def without_folders(section: TextSection) -> TextSection:
+    """Where the text lay on this machine is nobody's concern; a data set's name on a hub stays."""
+    files = tuple(Path(path).name for path in section.train_files)
+    dataset = section.dataset and {key: _local(value) for key, value in section.dataset.items()}
+    return replace(section, train_files=files, dataset=dataset)
+
+
+def _local(value: str) -> str:
+    path = Path(value)
+    return path.name if path.is_absolute() or path.exists() or ".." in path.parts else value
 
 
 class Reading:
@@ -33,8 +46,7 @@ class Reading:
     def __init__(self, recipe: BpeRecipe, say: Say):
         self.section, self.cleaning, self.say = recipe.corpus, recipe.cleaning, say
         self.seed = recipe.bpe.seed
-        self.files = find_files(self.section.train_files, "train_files")
-        self.sizes = [path.stat().st_size for path in self.files]
+        self.sources = sources.open_training(self.section, say)
         self.repeated: frozenset[str] = frozenset()
         self.highest: int | None = None
         self._begin()
@@ -46,9 +58,13 @@ class Reading:
     def _begin(self) -> None:
         self.tally, self.removed = Tally(), Counter()
         self.documents = self.bytes = self.characters = 0
+        self.share = 0.0
 
-    def texts(self, doing: str) -> Iterator[str]:
-        """One pass; `doing` is what for, in words. InputError if there is no text."""
+    def texts(self, doing: str = "") -> Iterator[str]:
+        """One pass; `doing` is what for, said with the time left. InputError if there is no text.
+
+        `share` of it is done at any time.
+        """
         self._begin()
         for text in self._cleaned(doing):
             if self.highest is None or self._hash(text) <= self.highest:
@@ -63,24 +79,25 @@ class Reading:
 
     def _cleaned(self, doing: str) -> Iterator[str]:
         alone, among = Cleaner(self.cleaning, self.repeated), Deduplicator(self.cleaning)
-        for path, text in self._read(doing):
+        for place, text in self._read(doing):
             for step in (alone, among):
                 text, reason, removed = step(text)
                 self.removed.update(removed)
                 if reason:
-                    self.tally.drop(reason, utf8_size(text), path)
+                    self.tally.drop(reason, utf8_size(text), place)
                     break
             else:
                 yield text
 
-    def _read(self, doing: str) -> Iterator[tuple[Path, str]]:
-        clock, before, total = Clock(self.say), 0, sum(self.sizes)
-        for path, size in zip(self.files, self.sizes, strict=True):
-            for text in documents(path, self.section, self.tally):
-                yield path, text
-                share = (before + position(path)) / total
-                clock.line(lambda seconds, share=share: _progress(doing, share, seconds))
-            before += size
+    def _read(self, doing: str) -> Iterator[tuple[str, str]]:
+        clock, before, total = Clock(self.say), 0, sum(source.size for source in self.sources)
+        for source in self.sources:
+            for text in source.documents(self.tally):
+                yield source.name, text
+                self.share = (before + source.position()) / total
+                if doing:
+                    clock.line(lambda seconds: progress(doing, self.share, seconds))
+            before += source.size
 
     def _repeated_lines(self, share: float) -> frozenset[str]:
         counts = LineCounts()
@@ -100,14 +117,21 @@ class Reading:
     def _hash(self, text: str) -> int:
         return xxhash.xxh3_64_intdigest(text.encode("utf-8"), self.seed)
 
+    def _names(self) -> list[str]:
+        if self.section.dataset:
+            return ["/".join(without_folders(self.section).dataset.values())]
+        return [Path(source.name).name for source in self.sources]
+
     def ledger(self) -> dict[str, Any]:
-        """File names without folders, and content hashes: the same text on another machine.
+        """Names without folders, and content hashes: the same text on another machine.
 
         Bytes read = `bytes` + those of the drops + those removed, by each step of cleaning.
         """
-        names = zip(self.files, self.sizes, strict=True)
         return {
-            "files": [{"name": p.name, "bytes": n, "xxh3_128": file_hash(p)} for p, n in names],
+            "files": [
+                {"name": name, "bytes": source.size, "digest": source.digest}
+                for name, source in zip(self._names(), self.sources, strict=True)
+            ],
             "documents": self.documents,
             "bytes": self.bytes,
             "characters": self.characters,
@@ -118,6 +142,6 @@ class Reading:
         }
 
 
-def _progress(doing: str, share: float, seconds: float) -> str:
+def progress(doing: str, share: float, seconds: float) -> str:
     left = seconds * (1 - share) / share if share else 0
     return f"{doing}: {share:.0%}, {left:,.0f} s left"

@@ -1,21 +1,27 @@
 """Text to a byte-level BPE tokenizer, within a limit of memory."""
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from zhgpt import pre_tokenizer
+from zhgpt import bpe_progress, bpe_prune, pre_tokenizer
 from zhgpt.bpe import EOS, PAD, token_bytes
-from zhgpt.bpe_text import Reading
+from zhgpt.bpe_text import Reading, progress
+from zhgpt.clock import Clock
 from zhgpt.errors import InputError
+from zhgpt.pre_tokenizer import PreTokenizer
 from zhgpt.pre_tokens import PreTokens
 from zhgpt.recipe import BpeSection
 
 Say = Callable[[str], None]
+
+# Of a part of the pre-tokens so many times more entries are learnt than wanted, and those kept
+# that all of the text uses most. One in 14 of 15 MB, 8,192 entries of the modern pattern: 0.96 %
+# fewer bytes per token than without a limit; learning 1.2 times as many 0.28 %, 1.5 times 0.05 %.
+_MORE = 1.5
 
 # The trainer reserves memory for every entry asked for, and ends without a word where it gets none;
 # the largest vocabularies in use have 262,144.
@@ -33,40 +39,85 @@ def train(reading: Reading, section: BpeSection, say: Say) -> tuple[Tokenizer, d
     No normalizer and every byte in the alphabet: any string comes back as it was. Special tokens
     are entries 0 (end of text, also its begin) and 1 (padding, a token that text never has), and
     then the recipe's own. Where memory would not hold all pre-tokens, one in so many occurrences
-    of each is trained on (zhgpt.pre_tokens). InputError for a limit or a text that is too small.
+    of each is trained on (zhgpt.pre_tokens), for more entries than wanted; of these the ones that
+    all of the text uses most are kept (zhgpt.bpe_prune). InputError for a limit or a text that is
+    too small.
     """
     cuts = pre_tokenizer.of(section.pre_tokenizer)
-    split = cuts.splitter()
     pre_tokens = PreTokens(section.seed)
-    pre_tokens.count(reading.texts("counting"), split)
+    pre_tokens.count(_parts(reading, cuts, "counting"), cuts.splitter())
     rate = _rate(pre_tokens, section)
     facts = pre_tokens.facts(rate)
-    say(
+    say(_counted(facts))
+    wanted = section.vocab_size
+    tokenizer = _learnt(reading, section, cuts, pre_tokens, rate, say)
+    _require_filled(tokenizer, section)
+    _require_apart(tokenizer)
+    facts["entries_learnt"] = tokenizer.get_vocab_size()
+    if facts["entries_learnt"] > wanted:
+        tokenizer = bpe_prune.pruned(tokenizer, wanted, reading.texts("counting what is used"))
+    return tokenizer, facts
+
+
+def _counted(facts: dict[str, int]) -> str:
+    rate = facts["one_in"]
+    return (
         f"counted {facts['pre_tokens']:,} pre-tokens, {facts['different']:,} different ones;"
         f" trained on {facts['trained_on']:,}"
         + (f", one in {rate} occurrences of each" if rate > 1 else "")
     )
+
+
+def _learnt(
+    reading: Reading,
+    section: BpeSection,
+    cuts: PreTokenizer,
+    pre_tokens: PreTokens,
+    rate: int,
+    say: Say,
+) -> Tokenizer:
+    """Of one in `rate` occurrences; every pre-token is a text to the trainer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # Every pre-token is a text to the trainer.
-    chosen = pre_tokens.one_in(rate, reading.texts("handing over"), split)
-    tokenizer.train_from_iterator(chosen, _trainer(section, rate))
+    chosen = pre_tokens.one_in(rate, _parts(reading, cuts), cuts.splitter())
+    handed = _handed_over(chosen, int(pre_tokens.occurrences(rate).sum()), reading, say)
+    with bpe_progress.told(say):
+        tokenizer.train_from_iterator(handed, _trainer(section, rate))
     tokenizer.pre_tokenizer = cuts.saved()
-    _require_filled(tokenizer, section)
-    _require_apart(tokenizer)
-    return tokenizer, facts
+    return tokenizer
+
+
+def _parts(reading: Reading, cuts: PreTokenizer, doing: str = "") -> Iterator[str]:
+    return (part for text in reading.texts(doing) for part in cuts.parts(text))
+
+
+def _handed_over(
+    chosen: Iterable[list[str]], number: int, reading: Reading, say: Say
+) -> Iterator[list[str]]:
+    """All of the chosen, `number` pre-tokens in all.
+
+    It takes its time by text and by pre-token, and of these most come early, all occurrences of
+    each with the first.
+    """
+    clock, handed = Clock(say), 0
+    for some in chosen:
+        yield some
+        handed += len(some)
+        share = (handed / number + reading.share) / 2
+        clock.line(lambda seconds, share=share: progress("handing over", share, seconds))
 
 
 def _trainer(section: BpeSection, rate: int) -> trainers.BpeTrainer:
     return trainers.BpeTrainer(
-        vocab_size=section.vocab_size,
+        vocab_size=section.vocab_size if rate == 1 else int(section.vocab_size * _MORE),
         min_frequency=-(-section.min_frequency // rate),
         max_token_length=section.max_token_length,
         special_tokens=_special(section),
         # Without it a byte that the training text lacks would be dropped in silence.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
+        show_progress=True,
+        progress_format="json",
     )
 
 

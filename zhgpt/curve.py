@@ -18,7 +18,6 @@ from zhgpt.record import RESULTS, read
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Bits per byte of each evaluation against the tokens trained on, one curve per run."""
-    matplotlib.rcParams["svg.hashsalt"] = "zhgpt"  # the same picture is the same file
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for line in lines:
@@ -30,6 +29,12 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend()
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """The same picture is the same file; its ground is white, in a dark page too."""
+    matplotlib.rcParams["svg.hashsalt"] = "zhgpt"
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -137,13 +137,8 @@ def _parts(
 def _spans(texts: Sequence[str], pattern: Pattern | None, piece: int) -> Iterator[Span]:
     """Each text whole, or in pieces of `piece` characters and what follows to the next safe cut."""
     for number, text in enumerate(texts):
-        start = 0
-        while pattern and len(text) - start > 2 * piece:
-            end = pattern.safe_cut(text, start + piece)
-            yield number, start, end
-            start = end
-        if start < len(text) or not text:
-            yield number, start, len(text)
+        cuts = pattern.parts(text, piece) if pattern else [(0, len(text))]
+        yield from ((number, start, end) for start, end in cuts)
 
 
 def _pattern(config: dict[str, Any]) -> Pattern:

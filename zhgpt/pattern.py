@@ -2,6 +2,7 @@
 pre-token can lie across."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,6 +107,20 @@ class Pattern:
                 return start + int(places[0])
             start, width = start + width, min(width * 4, 1 << 20)
         return len(text)
+
+    def parts(self, text: str, size: int) -> Iterator[tuple[int, int]]:
+        """Begin and end of parts of `size` characters and what follows to the next safe cut.
+
+        Their pre-tokens together are those of the text. One part where it has less than twice
+        `size`.
+        """
+        start = 0
+        while len(text) - start > 2 * size:
+            end = self.safe_cut(text, start + size)
+            yield start, end
+            start = end
+        if start < len(text) or not text:
+            yield start, len(text)
 
     def _safe(self, text: str) -> np.ndarray:
         """For every two neighbouring characters of the text, whether it can be cut there."""

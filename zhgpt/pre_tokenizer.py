@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tiktoken
@@ -10,13 +10,18 @@ from tokenizers import Regex, pre_tokenizers
 
 from zhgpt import check
 from zhgpt.errors import InputError
-from zhgpt.pattern import GPT2
+from zhgpt.pattern import GPT2, Pattern, Unreadable
+
+Split = Callable[[str], list[str]]
 
 # Digits in threes, a line end apart from the text before it, a word with the mark before it.
 _REST = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # As in GPT-4's cl100k_base, without its English contractions.
 _MODERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|" + _REST
+_HAN_RUNS = pre_tokenizers.Split(Regex(r"\p{Han}+"), "isolated")
 _NOT_HAN = r"[^\r\n\p{L}\p{N}]?[^\P{L}\p{Han}]+|" + _REST
+
+_PART = 1 << 20  # characters
 
 # Name to pattern; "" cuts nowhere.
 PATTERNS = {
@@ -35,7 +40,9 @@ class PreTokenizer:
     """Cuts text at `pattern`; in training also between Chinese words, if `by_words`.
 
     A tokenizer's file can hold a pattern, and no dictionary of words: with `by_words` entries are
-    learnt within the words that rjieba finds, and text is encoded with the pattern alone.
+    learnt within the words that rjieba finds in runs of Han characters, and text is encoded with
+    the pattern alone. What is not Han stays as the pattern has it, English words with the space
+    before them.
     """
 
     pattern: str
@@ -46,18 +53,34 @@ class PreTokenizer:
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([self._split(), bytes_]) if self.pattern else bytes_
 
-    def splitter(self) -> Callable[[str], list[str]]:
+    def splitter(self) -> Split:
         """Text to its pre-tokens in training, none of it lost; InputError where one is not found.
 
         A pattern with repetitions inside repetitions may give up on a text.
         """
         if not self.pattern:
             return lambda text: [text]
-        cut = functools.partial(_cut, self._split(), self.pattern)
         if not self.by_words:
-            return cut
-        words = _rjieba().cut
-        return lambda text: [word for piece in cut(text) for word in words(piece)]
+            return functools.partial(_cut, self._split(), self.pattern)
+        apart = pre_tokenizers.Sequence([self._split(), _HAN_RUNS])
+        cut = functools.partial(_cut, apart, self.pattern)
+        return functools.partial(_words, cut, _rjieba().cut)
+
+    def parts(self, text: str) -> Iterator[str]:
+        """The same pre-tokens in training, of parts that can be cut one after the other.
+
+        A text's pre-tokens take a hundred times its memory at once. In one piece where nothing is
+        cut, or by a regular expression of which it is not known where it cuts.
+        """
+        spans = self._known.parts(text, _PART) if self._known else [(0, len(text))]
+        return (text[start:end] for start, end in spans)
+
+    @functools.cached_property
+    def _known(self) -> Pattern | None:
+        try:
+            return Pattern(self.pattern) if self.pattern else None
+        except Unreadable:
+            return None
 
     def _split(self) -> pre_tokenizers.PreTokenizer:
         try:
@@ -82,6 +105,16 @@ def of(name: str) -> PreTokenizer:
         pre_tokenizer = PreTokenizer(name)
     pre_tokenizer.splitter()
     return pre_tokenizer
+
+
+def _words(cut: Split, words: Split, text: str) -> list[str]:
+    pieces = cut(text)
+    return [word for piece in pieces for word in (words(piece) if _is_han(piece[0]) else [piece])]
+
+
+@functools.cache
+def _is_han(character: str) -> bool:
+    return not pre_tokenizers.Split(Regex(r"\p{Han}"), "removed").pre_tokenize_str(character)
 
 
 def _cut(split: pre_tokenizers.PreTokenizer, pattern: str, text: str) -> list[str]:

@@ -23,12 +23,15 @@ Texts = tuple[str, ...]
 class TextSection:
     """Which text, and how files become documents.
 
-    `text_columns`, joined with a line end, stand in the place of `text_column`; `document` is what
-    a document of a .txt or .md file is; `encoding` is found per file unless it is named;
-    `undecodable_share` of a file's bytes may be dropped because they are no text in its encoding.
+    `dataset` (path, name, split, ... of `datasets.load_dataset`) stands in the place of
+    train_files. `text_columns`, joined with a line end, stand in the place of `text_column`;
+    `document` is what a document of a .txt or .md file is; `encoding` is found per file unless it
+    is named; `undecodable_share` of a file's bytes may be dropped because they are no text in its
+    encoding.
     """
 
-    train_files: Texts
+    train_files: Texts = ()
+    dataset: Mapping | None = None
     text_column: str = "text"
     text_columns: Texts = ()
     document: Literal["file", "paragraph", "line"] = "file"
@@ -40,17 +43,14 @@ class TextSection:
 class CorpusSection(TextSection):
     """A model's text; `validation_fraction` of it is set apart without validation_files.
 
-    `dataset` (path, name, split, ... of `datasets.load_dataset`) stands in the place of
-    train_files. `contamination` is what happens to training documents that are in validation too:
+    `contamination` is what happens to training documents that are in validation too:
     equal ones, and with a `contamination_similarity` (Jaccard) below 1 near ones. `seed` is of the
     order in which documents are packed. `document_mask` keeps attention and positions within a
     document (zhgpt.collator); the blocks are the same with and without it. `claimed_bytes` is the
     training text's size in UTF-8 bytes as its owner has it in mind; --plan compares.
     """
 
-    train_files: Texts = ()
     claimed_bytes: int | None = None
-    dataset: Mapping | None = None
     validation_files: Texts = ()
     validation_fraction: float = 0.01
     contamination: Literal["refuse", "drop", "report"] = "refuse"
@@ -113,6 +113,25 @@ class PreemptionSection:
     max_minutes: float | None = None
 
 
+Action = Literal["note", "stop", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardsSection:
+    """What is done where a run goes wrong (zhgpt.guarding): `note` says and records it, `stop`
+    ends the run too, saved, `off` does not look.
+    """
+
+    not_finite: Action = "stop"
+    loss_jump: Action = "note"
+    gradient_explosion: Action = "note"
+    unigram_plateau: Action = "note"
+    repetition: Action = "note"
+    throughput_drop: Action = "note"
+    no_progress: Action = "note"
+    no_progress_minutes: float = 15.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
     """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
@@ -127,6 +146,7 @@ class ClmRecipe:
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
     preemption: PreemptionSection = PreemptionSection()
+    guards: GuardsSection = GuardsSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
@@ -193,7 +213,7 @@ def _changes_result(path: str) -> bool:
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
     kept_apart += ("corpus.claimed_bytes",)
     # What text the paths lead to is compared by its content; samples are drawn beside training.
-    return path not in kept_apart and section not in ("samples", "preemption", "why")
+    return path not in kept_apart and section not in ("samples", "preemption", "guards", "why")
 
 
 def content(recipe: Any) -> dict[str, Any]:

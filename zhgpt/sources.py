@@ -1,7 +1,7 @@
 """Where a corpus comes from: files, or a data set that `datasets` loads by its name."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +45,23 @@ def find(section: CorpusSection, say: Say) -> dict[str, list[Path]]:
 
 def open_all(section: CorpusSection, say: Say) -> dict[str, list[Source]]:
     """The sources of both splits, their content read once for its digest."""
-    paths = find(section, say)
-    # The hash leaves the interpreter free: two cores read two files.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = {
-            split: list(pool.map(lambda path: _of_file(path, section), found))
-            for split, found in paths.items()
-        }
+    sources = {split: _of_files(paths, section) for split, paths in find(section, say).items()}
     if section.dataset:
         sources["train"].append(_of_dataset(section.dataset, section))
     return sources
+
+
+def open_training(section: TextSection, say: Say) -> list[Source]:
+    """The same of the text that is learnt from alone."""
+    if section.dataset:
+        return [_of_dataset(section.dataset, section)]
+    return _of_files(files.find_files(section.train_files, "train_files", say), section)
+
+
+def _of_files(paths: Sequence[Path], section: TextSection) -> list[Source]:
+    # The hash leaves the interpreter free: two cores read two files.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda path: _of_file(path, section), paths))
 
 
 def _of_file(path: Path, section: TextSection) -> Source:
@@ -81,22 +88,34 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 def _of_dataset(dataset: Mapping, section: TextSection) -> Source:
     name = "/".join(str(part) for part in dataset.values() if part)
-    rows = _load(dataset, name)
+    rows = _Rows(_load(dataset, name))
     return Source(
         name=name,
-        size=rows.dataset_size or rows.data.nbytes,
-        digest=f"dataset {rows._fingerprint}",
+        size=rows.size,
+        digest=f"dataset {rows.loaded._fingerprint}",
         documents=lambda tally: text.of_batches(
-            _batches(rows), rows.data.schema, name, section, tally
+            rows.batches(), rows.loaded.data.schema, name, section, tally
         ),
-        position=lambda: 0,
+        position=rows.position,
         unchanged=lambda: True,  # `datasets` has it in a cache of its own
     )
 
 
-def _batches(rows: datasets.Dataset) -> Iterator:
-    for table in rows.with_format("arrow").iter(batch_size=1000):
-        yield from table.to_batches()
+class _Rows:
+    """The rows of a data set, and how far they have been read."""
+
+    def __init__(self, loaded: datasets.Dataset):
+        self.loaded, self.read = loaded, 0
+        self.size = loaded.dataset_size or loaded.data.nbytes
+
+    def batches(self) -> Iterator:
+        self.read = 0
+        for table in self.loaded.with_format("arrow").iter(batch_size=1000):
+            yield from table.to_batches()
+            self.read += len(table)
+
+    def position(self) -> int:
+        return self.size * self.read // max(len(self.loaded), 1)
 
 
 def _load(dataset: Mapping, name: str) -> datasets.Dataset:
