@@ -57,7 +57,7 @@ def show(
     record = session.new(asked)
     there = session.claim(output_dir, record)
     accepted = lint.accepted(asked.flags["accept"], there)
-    asked = replace(asked, recipe=micro_batch.settled(asked.recipe, config, there, _aside))
+    asked = replace(asked, recipe=_settled(asked.recipe, config, there))
     known = facts.of_recipe(asked.recipe, config, tokenizer)
     aside = _aside if first else lambda line: None
     ledger, median = _text(asked, tokenizer, aside)
@@ -75,6 +75,15 @@ def show(
         _write(output_dir, content)
         say(plan_screen.screen(content, output_dir))
     return FINISHED
+
+
+def _settled(pins: ClmRecipe, config: GPT2Config, record: Mapping[str, Any]) -> ClmRecipe:
+    """With a number for "auto": the fastest, or where its step cannot be made here, the largest."""
+    asked = pins.training_arguments
+    if asked.get(micro_batch.KEY) != "auto" or not machine.lacks_bf16(asked):
+        return micro_batch.settled(pins, config, record, _aside)
+    largest = max(micro_batch.fitting(pins, config))
+    return replace(pins, training_arguments={**asked, micro_batch.KEY: largest})
 
 
 def _aside(line: str) -> None:
