@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb", "swanlab"}
 LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
@@ -49,6 +49,8 @@ LEVELS = {
         "survey_table": {"report"},
         "benchmark_table": set(),
         "benchmark_run_table": {"benchmark_table"},
+        "allocator": set(),
+        "benchmark_step_table": {"benchmark_table"},
         "passages": set(),
         "bpe_table": {"report", "survey_table"},
         "page_file": {"disk"},
@@ -106,31 +108,41 @@ LEVELS = {
         "vocabulary": set(),
         "facts": {"machine"},
         "probe": set("callbacks collator initial machine memory sampling stopping".split()),
-        "outlook": {"facts", "machine", "probe"},
+        "outlook": {"facts", "machine", "micro_batch", "probe"},
         "collator": set(),
         "metrics": set(),
         "memory": set(),
         "peers": set(),
         "randomness": set(),
+        "halving": set(),
+        "attention": set(),
+        "micro_batch": {"halving", "initial", "machine", "peers"},
         "keeping": {"memory", "peers", "randomness"},
         "schedule": set(),
-        "initial": set(),
+        "initial": {"attention"},
         "sampling": set(),
-        "callbacks": {"figures", "guarding", "peers", "sampling", "tracking"},
+        "callbacks": {"console", "figures", "guarding", "peers", "sampling", "tracking"},
+        "console": set(),
+        "swan": set(),
         "figures": set(),
         "guarding": {"peers", "tracking"},
         "weights": set(),
         "generate": {"machine", "sampling", "weights"},
         "page": {"generate", "machine", "sampling"},
         "stopping": {"peers"},
-        "tracking": {"leaving"},
+        "tracking": {"leaving", "swan"},
+        "launch": set(),
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},
         "bpe_compare": {"candidate", "bpe_counts"},
         "benchmark_preparation": {"contenders"},
         "benchmark_save": {"keeping", "machine"},
-        "benchmark": {"benchmark_preparation", "benchmark_save", "machine"},
+        "benchmark_startup": {"callbacks", "keeping", "machine"},
+        "steppers": set(),
+        "benchmark_step": {"steppers"},
+        "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_startup", "machine"}
+        | {"benchmark_step", "steppers"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

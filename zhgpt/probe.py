@@ -152,7 +152,7 @@ def _timed(
             short = _arguments(pins, steps, scratch, micro_batch, few)
             args = TrainingArguments(**short)
         with recipe.judged("model"):
-            model = initial.with_loss(GPT2LMHeadModel(config))
+            model = initial.ready(GPT2LMHeadModel(config), pins)
         with recipe.judged("training_arguments"):
             trainer = Trainer(
                 model=model,
