@@ -15,12 +15,19 @@ import torch
 import transformers
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from zhgpt import allocator
 from zhgpt.errors import InputError, Left
 from zhgpt.plan import Plan
 from zhgpt.recipe import ClmRecipe, thawed
 
 
-def quiet_libraries() -> None:
+def prepare() -> None:
+    """For all that follows in this process: memory is kept, libraries are quiet."""
+    allocator.keep_freed()
+    _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
     """No bar for writing a file of weights: it would be control characters in a log.
 
     Nor the warning that other intervals than the checkpoint's have no effect: here they have one.
