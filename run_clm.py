@@ -28,12 +28,14 @@ from zhgpt import (
     command,
     corpus,
     facts,
+    halving,
     initial,
     keeping,
     lint,
     lock,
     machine,
     metrics,
+    micro_batch,
     options,
     outlook,
     plan,
@@ -52,19 +54,17 @@ from zhgpt.order import Stream
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 
 
-class Pretraining(keeping.Sealed, Trainer):
+class Pretraining(callbacks.Observed, halving.Halving, keeping.Sealed, Trainer):
     """Trainer; its checkpoints are whole or do not count, and are continued from exactly."""
 
 
 def run(argv: list[str] | None) -> int:
-    machine.quiet_libraries()
+    machine.prepare()
     say = report.speaker(machine.rank() == 0)
-    # What is asked, and whether it can be done here: nothing is written before all of it holds.
     asked = command.read(argv, recipe.ClmRecipe, SECTIONS, options.FLAGS, __doc__)
     output_dir = Path(asked.flags["output_dir"] or Path("runs", asked.run_name))
     if asked.flags["plan"]:
-        outlook.show(asked, output_dir, *shape(asked.recipe), say)
-        return FINISHED
+        return outlook.show(asked, output_dir, *shape(asked.recipe), say)
     with machine.among_peers(), watch.Watch(asked.recipe.preemption, say) as watcher:
         with lock.alone(output_dir, machine.rank(), say):
             history = train(asked, output_dir, watcher, say)
@@ -91,11 +91,11 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
     tokenizer, config = shape(pins)
     backend = tokenizer.backend_tokenizer
     machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
+    pins = micro_batch.settled(pins, config, history, say)
     known = facts.of_recipe(pins, config, tokenizer)
     if history["status"] != "finished":
         lint.judge(pins, known, accepted)
 
-    # Text to blocks of tokens, and what follows from their number.
     blocks = corpus.prepare(pins.corpus, pins.cleaning, backend, tokenizer.eos_token_id, say)
     steps = plan.make(pins, config, machine.processes(), len(blocks.train))
     inputs = {"corpus": blocks.fingerprint, "tokenizer": bpe.fingerprint(backend)}
@@ -114,7 +114,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
     seen = checkpoint.tokens(resume) // pins.corpus.block_size
     set_seed(args.seed)
     with recipe.judged("model"):
-        model = initial.with_loss(GPT2LMHeadModel(config))
+        model = initial.ready(GPT2LMHeadModel(config), pins)
     initial.load(model, pins.init_from, backend, resume)
 
     segment = session.Session(output_dir, session.renew(history, fresh), machine.rank() == 0)
@@ -129,10 +129,10 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             processing_class=tokenizer,
             compute_metrics=metrics.computer(bpe.token_bytes(backend)),
             preprocess_logits_for_metrics=metrics.keep_scores,
-            callbacks=[*callbacks.observers(pins, blocks.ledger, output_dir, say), stop],
+            callbacks=[*callbacks.observers(pins, blocks.ledger, segment, say), stop],
         )
         machine.try_parts(callbacks.arrange(trainer))
-        trainer.keep(origin, pins.tokens_per_step, watcher, say)
+        trainer.keep(origin, pins.tokens_per_step, watcher, say, segment.note)
 
     kept = {"inputs": inputs, "ledger": blocks.ledger, "plan": recipe.thawed(steps)}
     kept["lint"] = lint.record(found, accepted)

@@ -63,20 +63,24 @@ class Page:
             self.requests.append(event["params"]["request"]["url"])
 
     def show(
-        self, path: Path, width: int = 1200, dark: bool = False, language: str = "en-US"
+        self, place: Path | str, width: int = 1200, dark: bool = False, language: str = "en-US"
     ) -> None:
-        """Opens a file from disk and waits until its scripts have run."""
+        """Opens a file from disk, or an address, and waits until its scripts have run."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **screen)
         agent = self.run("navigator.userAgent")
         self.call("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        here = place if isinstance(place, str) else place.absolute().as_uri()
+        self.call("Page.navigate", url=here)
+        self.wait("document.readyState === 'complete' && location.href === " + json.dumps(here))
+
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript expression is true."""
         deadline = time.monotonic() + SECONDS
-        here = path.absolute().as_uri()
-        while self.run("[document.readyState, location.href]") != ["complete", here]:
-            assert time.monotonic() < deadline
+        while not self.run(condition):
+            assert time.monotonic() < deadline, condition
             time.sleep(0.02)
 
     def run(self, script: str) -> Any:

@@ -36,6 +36,12 @@ def corpus_dir() -> Path:
     return CORPUS
 
 
+def history(folder: Path, key: str) -> list[float]:
+    """A figure of a run's log lines, in their order."""
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [entry[key] for entry in state["log_history"] if key in entry]
+
+
 PLACES = "村口 河边 山脚 桥头 打谷场 磨坊 老井旁 竹林里".split()
 PEOPLE = "王大娘 李木匠 小兰 张铁匠 周先生 阿福 村长 赵婶".split()
 DEEDS = "修好了水车 找到了丢失的羊 种下一排柳树 给邻居送去热粥 讲了一个故事 学会了编竹篮".split()

@@ -164,7 +164,7 @@ def test_targets_are_met_or_not_by_the_repeats_own_ratios():
     assert found["at least 4 × as fast as transformers' example"] == ([3.9, 4.1, 4.2], 4)
     assert found["at least as fast as the bare loop"] == ([0.9, 0.9, 0.9], 1)
     assert found["at most 2.2 bytes of disk per token"] == ([2.1, 2.1, 2.1], 2.2)
-    lines = benchmark_table._targets(record).splitlines()
+    lines = benchmark_table.target_rows(benchmark_table.targets(record)).splitlines()
     verdicts = [line.split("|")[-2].strip() for line in lines[2:]]
     assert verdicts == ["met, in 2 of 3 repeats", "**not met**", "met", "met", "met"]
 

@@ -86,7 +86,11 @@ def outcome(folder: Path) -> dict:
     """All that two equal runs have in common: everything but times."""
     state = json.loads((folder / "trainer_state.json").read_text())
     history = [
-        {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))}
+        {
+            k: v
+            for k, v in entry.items()
+            if not k.endswith(("runtime", "per_second", "seconds", "memory_gb"))
+        }
         for entry in state["log_history"]
     ]
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

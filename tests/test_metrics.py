@@ -86,10 +86,3 @@ def test_a_diverged_model_has_an_infinite_perplexity():
     one = dict(tokens=[1], hits=[0], ordinary_nats=[1e4], bytes=[3], characters=[1])
     metric = metrics.LanguageModeling(keep_in_memory=True)
     assert metric.compute(nats=[1e4], **one)["perplexity"] == math.inf
-
-
-@pytest.mark.parametrize(
-    "text, share", [("", 0.0), ("一二三", 0.0), ("一二三四五", 0.0), ("“““““““““", 5 / 6)]
-)
-def test_repetition(text, share):
-    assert metrics.repetition(text) == pytest.approx(share)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, history
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -31,11 +31,6 @@ def one_thread():
 def train(path: Path, output_dir: Path, *arguments: str) -> Path:
     assert run_clm.run([str(path), "--output_dir", str(output_dir), *arguments]) == 0
     return output_dir
-
-
-def history(folder: Path, key: str) -> list[float]:
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return [entry[key] for entry in state["log_history"] if key in entry]
 
 
 def pieces(path: Path):

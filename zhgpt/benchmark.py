@@ -2,6 +2,8 @@
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
 python -m zhgpt.benchmark --what save --output RECORD.json
+python -m zhgpt.benchmark --what startup --output RECORD.json
+python -m zhgpt.benchmark --what step --recipe RECIPE [--key value]... --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
 
@@ -16,25 +18,37 @@ from typing import Any
 
 from transformers import GPT2Config
 
-from zhgpt import benchmark_run_table, benchmark_table, machine, report, session
+from zhgpt import (
+    benchmark_run_table,
+    benchmark_step_table,
+    benchmark_table,
+    machine,
+    report,
+    session,
+)
 from zhgpt.benchmark_preparation import Preparation
 from zhgpt.benchmark_save import Saves
+from zhgpt.benchmark_startup import Starts
+from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
+from zhgpt.steppers import WAYS
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
 END = "<!-- end of figures -->"
 _FILES = [Path("recipes/village/train.jsonl")]
 _TOKENIZER = Path("tokenizer/32k_v1")
+_RECIPE = Path("recipes/village.json")
 _LIBRARIES = "datasets tokenizers tiktoken torch transformers".split()
 
 
 def run(argv: Sequence[str] | None) -> int:
-    options = _parser().parse_args(argv)
+    options = _options(argv)
     if options.table:
         print(tables(read(options.table)))
         return FINISHED
-    if options.repeats < 1:
-        raise InputError(f"--repeats: {options.repeats}; at least 1 is needed to know anything.")
+    for name in ("repeats", "steps"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: {getattr(options, name)}; at least 1 is needed.")
     with tempfile.TemporaryDirectory(prefix="zhgpt-benchmark-") as scratch:
         measured = MEASURES[options.what](options, Path(scratch))
     record = _described(options) | measured
@@ -45,19 +59,34 @@ def run(argv: Sequence[str] | None) -> int:
     return FINISHED
 
 
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What is left over are options of run_clm.py, where it is measured."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(argv)
+    if overrides and options.what != "step":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    options.overrides = overrides
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         prog="python -m zhgpt.benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--what", choices=tuple(MEASURES), help="what is measured")
     what.add_argument("--table", type=Path, metavar="RECORD", help="print a record's tables")
     parser.add_argument("--files", type=Path, nargs="+", default=_FILES, help="JSON lines")
-    parser.add_argument("--tokenizer", type=Path, default=_TOKENIZER, help=f"default {_TOKENIZER}")
+    parser.add_argument("--tokenizer", type=Path, help=f"default {_TOKENIZER}, or the recipe's")
     parser.add_argument("--repeats", type=int, default=5, help="default 5")
     parser.add_argument("--large", action="store_true", help="texts of up to 1 GB too; minutes")
+    parser.add_argument("--recipe", type=Path, default=_RECIPE, help=f"default {_RECIPE}")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a turn, default 10")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="default all")
+    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of it")
     parser.add_argument("--output", type=Path, help="file for the record")
     return parser
 
@@ -74,7 +103,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 def _preparation(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     measured = Preparation(
         files=options.files,
-        tokenizer=options.tokenizer,
+        tokenizer=options.tokenizer or _TOKENIZER,
         repeats=options.repeats,
         scratch=scratch,
         say=report.speaker(True),
@@ -86,7 +115,7 @@ def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Of GPT-2 small as the library has it, 124 M parameters."""
     measured = Saves(
         config=GPT2Config(),
-        tokenizer=options.tokenizer,
+        tokenizer=options.tokenizer or _TOKENIZER,
         repeats=options.repeats,
         scratch=scratch,
         say=report.speaker(True),
@@ -94,8 +123,34 @@ def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return measured.measure()
 
 
-MEASURES = {"preparation": _preparation, "save": _save}
-TABLES = {"preparation": benchmark_table.preparation, "save": benchmark_run_table.save}
+def _startup(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Starts(_RECIPE, options.repeats, scratch, report.speaker(True))
+    return measured.measure()
+
+
+def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    tokenizer = ["--tokenizer", str(options.tokenizer)] if options.tokenizer else []
+    measured = Steps(
+        recipe=options.recipe,
+        overrides=[*options.overrides, *tokenizer],
+        files=options.files,
+        steps=options.steps,
+        repeats=options.repeats,
+        ways=[way for way in WAYS if way in ("bare", "matmul") or way in options.ways],
+        nanogpt=options.nanogpt,
+        scratch=scratch,
+        say=report.speaker(True),
+    )
+    return measured.measure()
+
+
+MEASURES = {"preparation": _preparation, "save": _save, "startup": _startup, "step": _step}
+TABLES = {
+    "preparation": benchmark_table.preparation,
+    "save": benchmark_run_table.save,
+    "startup": benchmark_run_table.startup,
+    "step": benchmark_step_table.step,
+}
 
 
 def tables(record: dict[str, Any]) -> str:

@@ -1,16 +1,14 @@
 """A page that shows passages as tokenizers cut them, side by side, in one file without requests."""
 
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zhgpt import bpe_table, policy
-from zhgpt.errors import InputError
+from zhgpt import bpe_table, page_file
 
-_OURS = "<!doctype html><!-- tokenizers compared by zhgpt -->\n"
+_WHAT = "tokenizers compared"
 _COLOURS = 5
 
 
@@ -24,33 +22,14 @@ class Passage(NamedTuple):
 
 def require_free(path: Path, overwrite: bool) -> None:
     """InputError unless a page may and can be written there; nothing is touched."""
-    if path.exists():
-        if not (path.is_file() and path.read_bytes().startswith(_OURS.encode("utf-8"))):
-            raise InputError(
-                f"--output: {path} exists and is no page of this command; nothing was touched."
-                " Choose another place."
-            )
-        if not overwrite:
-            raise InputError(
-                f"--output: {path} exists; nothing was touched. Add --overwrite to replace it, or"
-                " choose another place."
-            )
-    folder = path.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"--output: {folder} is no folder that can be written to.")
+    page_file.require_free(path, _WHAT, overwrite)
 
 
 def write(
     path: Path, facts: Mapping[str, Any], passages: Sequence[Passage], overwrite: bool
 ) -> None:
     """Complete under its name or not there at all."""
-    require_free(path, overwrite)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page(facts, passages), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"--output: {path} cannot be written ({error.strerror}).") from None
+    page_file.write(path, _WHAT, page(facts, passages), overwrite)
 
 
 def page(facts: Mapping[str, Any], passages: Sequence[Passage]) -> str:
@@ -60,9 +39,9 @@ def page(facts: Mapping[str, Any], passages: Sequence[Passage]) -> str:
     names = [one["folder"] for one in facts["tokenizers"]]
     sources = bpe_table.by_source(facts)
     return _PAGE.format(
-        ours=_OURS,
-        policy=f"default-src 'none'; style-src {policy.sources(_STYLE)};"
-        f" script-src {policy.sources(_SCRIPT)}",
+        beginning=page_file.beginning(_WHAT),
+        policy=f"default-src 'none'; style-src {page_file.sources(_STYLE)};"
+        f" script-src {page_file.sources(_SCRIPT)}",
         style=_STYLE,
         script=_SCRIPT,
         overall=_table(bpe_table.overall(facts), 1),
@@ -208,7 +187,7 @@ function show(event) {
 for (const kind of ["pointerover", "click"]) document.addEventListener(kind, show);
 addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 """
-_PAGE = """{ours}<html lang="en"><meta charset="utf-8">
+_PAGE = """{beginning}<html lang="en"><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Tokenizers compared</title>

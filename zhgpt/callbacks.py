@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,105 +15,72 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 
 from zhgpt import leaving, tracking
+from zhgpt.console import Console
 from zhgpt.errors import Left
+from zhgpt.figures import Figures
+from zhgpt.guarding import Guards, finite
 from zhgpt.peers import agreed
 from zhgpt.recipe import ClmRecipe, SamplesSection
-from zhgpt.report import count, printable, train_tokens
+from zhgpt.repetition import Usual, Verdict, line
+from zhgpt.report import printable, train_tokens
 from zhgpt.sampling import continuations
+from zhgpt.session import Session
 
 Say = Callable[[str], None]
 
 
 def arrange(trainer: Trainer) -> Trainer:
     """Lets reporters (W&B ...) see log lines after our callbacks completed them."""
+    for observer in trainer.callback_handler.callbacks:
+        if hasattr(observer, "attach"):
+            observer.attach(trainer)
     trainer.remove_callback(PrinterCallback)
     for reporter in get_reporting_integration_callbacks(trainer.args.report_to):
         trainer.add_callback(trainer.pop_callback(reporter))
     return trainer
 
 
-def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], output_dir: Path, say: Say) -> list:
-    """What is logged, printed and sampled of a run; Position completes what the others show."""
-    return [
-        Position(recipe.tokens_per_step, train_tokens(ledger)),
-        Console(say),
-        Samples(recipe.samples, output_dir, say),
-    ]
+class Observed:
+    """A mixin for Trainer: tells Guards what it tells no callback, and asks it before a save.
 
-
-class Position(TrainerCallback):
-    """Adds tokens, data epochs and tokens per second to every log line.
-
-    Trainer sees the whole run as one epoch (zhgpt.order); `epoch` is put right here. The rate
-    counts the time inside steps, not evaluation, samples or saves.
+    Overridden beside the public `training_step`: `_get_grad_norm`, `_save_checkpoint`.
     """
 
-    def __init__(self, tokens_per_step: int, tokens_per_epoch: int):
-        self.tokens_per_step = tokens_per_step
-        self.tokens_per_epoch = tokens_per_epoch
-        self.seconds = 0.0
-        self.steps = 0
-        self.began = 0.0
+    guards: Guards
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.guards.note_loss(self.state.global_step + 1, loss)
+        return loss
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds += time.perf_counter() - self.began
-        self.steps += 1
-        state.epoch = state.global_step * self.tokens_per_step / self.tokens_per_epoch
+    def _get_grad_norm(self, *args, **kwargs):
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.guards.note_norm(self.state.global_step + 1, norm)
+        return norm
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        extra = {"tokens": state.global_step * self.tokens_per_step}
-        if "loss" in logs and self.steps:
-            extra["tokens_per_second"] = round(self.steps * self.tokens_per_step / self.seconds)
-            self.seconds, self.steps = 0.0, 0
-        logs.update(extra)
-        state.log_history[-1].update(extra)
-
-
-class Console(TrainerCallback):
-    """One readable line per log and per evaluation, the same in a terminal and in a log file."""
-
-    def __init__(self, say: Say):
-        self.say = say
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began, self.first_step = time.perf_counter(), state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "eval_loss" in logs:
-            self.say(evaluation_line(state.global_step, logs))
-        elif "loss" in logs:
-            self.say(f"{self._progress(state)}  {_training_figures(logs)}")
-
-    def _progress(self, state) -> str:
-        done = state.global_step - self.first_step
-        left = (time.perf_counter() - self.began) / done * (state.max_steps - state.global_step)
-        step, end = state.global_step, state.max_steps
-        return f"step {step:{len(str(end))}}/{end} {step / end:4.0%}  {clock(left)} left"
+    def _save_checkpoint(self, model, trial) -> None:
+        """Weights that are no numbers are not sealed: the checkpoint before them counts."""
+        if self.guards.weights_are_finite(self.model):
+            super()._save_checkpoint(model, trial)
+        else:
+            handler = self.callback_handler
+            self.guards.refuse(
+                self.args,
+                self.state,
+                self.control,
+                train_dataloader=handler.train_dataloader,
+                processing_class=handler.processing_class,
+            )
 
 
-def _training_figures(logs: dict[str, float]) -> str:
-    return (
-        f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  grad {logs['grad_norm']:.2f}"
-        f"  {count(logs['tokens'])} tokens  {logs['tokens_per_second']:,} tokens/s"
-    )
-
-
-def evaluation_line(step: int, metrics: dict[str, float]) -> str:
-    return (
-        f"evaluation at step {step}: {metrics['eval_bits_per_byte']:.4f} bits/byte"
-        f"  loss {metrics['eval_loss']:.4f}  perplexity {metrics['eval_perplexity']:.2f}"
-        f"  accuracy {metrics['eval_accuracy']:.1%}"
-        f"  {metrics['eval_nats_per_character']:.3f} nats/character"
-    )
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def observers(recipe: ClmRecipe, ledger: Mapping[str, Any], segment: Session, say: Say) -> list:
+    """What is logged, printed, sampled and guarded of a run; Figures completes what others show."""
+    return [
+        Figures(recipe.tokens_per_step, train_tokens(ledger)),
+        Console(say),
+        Samples(recipe.samples, segment.folder, say),
+        Guards(recipe.guards, recipe.tokens_per_step, segment, say),
+    ]
 
 
 class Samples(TrainerCallback):
@@ -125,10 +91,13 @@ class Samples(TrainerCallback):
     """
 
     def __init__(self, section: SamplesSection, output_dir: Path, say: Say):
-        self.section, self.say = section, say
+        self.section, self.say, self.usual = section, say, None
         self.settings = {k: v for k, v in asdict(section).items() if k != "prompts"}
         self.path = output_dir / "samples.jsonl"
         self.unwritten = b""
+
+    def attach(self, trainer: Trainer) -> None:
+        self.log = trainer.log
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -143,14 +112,21 @@ class Samples(TrainerCallback):
         if state.is_world_process_zero:
             forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
             try:
-                self._take(args, state, **kwargs)
+                self._take_if_finite(args, state, **kwargs)
             except Left:
                 left = True
         (left,) = agreed(left)
         if left:
             raise Left(leaving.asked() or "told to another process")
 
-    def _take(self, args, state, model, processing_class, **kwargs):
+    def _take_if_finite(self, args, state, model, **kwargs):
+        """To draw from numbers that are none ends a GPU's whole process."""
+        if finite(model):
+            self._take(args, state, model, **kwargs)
+        else:
+            self.say("no samples: there are weights that are no numbers")
+
+    def _take(self, args, state, model, processing_class, eval_dataloader=None, **kwargs):
         rows = [
             {
                 "step": state.global_step,
@@ -167,6 +143,8 @@ class Samples(TrainerCallback):
         for row in rows:
             text = printable(row["text"]).replace("\n", " / ")
             self.say(f"  | {row['prompt']}|{text}")
+        if state.global_step and rows:
+            self._judge([row["text"] for row in rows], processing_class, eval_dataloader)
         if "wandb" in args.report_to:
             tracking.samples_table(rows)
 
@@ -188,6 +166,31 @@ class Samples(TrainerCallback):
             self._write(b"")
         if self.unwritten:
             self.say(f"{self.path.name} lacks {self.unwritten.count(10)} samples, shown above")
+
+    def _judge(self, texts: list[str], tokenizer, eval_dataloader) -> None:
+        """How much they repeat themselves, beside the validation text."""
+        self.usual = self.usual or Usual(_some_text(tokenizer, eval_dataloader.dataset))
+        verdict = self.usual.judge(texts)
+        if verdict:
+            self.say(f"  samples: {line(verdict)}")
+            self.log(repetition_figures(verdict))
+
+
+BLOCKS_OF_TEXT = 512  # of validation, that samples are measured against
+
+
+def _some_text(tokenizer, blocks) -> str:
+    """Of the validation split: blocks from all of it."""
+    every = max(1, len(blocks) // BLOCKS_OF_TEXT)
+    ids = blocks[list(range(0, len(blocks), every))]["input_ids"]
+    return "".join(tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+def repetition_figures(verdict: Verdict) -> dict[str, float]:
+    """As metrics of an evaluation: of the samples, of the text, and the share that repeats."""
+    found = {f"eval_samples_{key}": value for key, value in verdict.samples.items()}
+    found |= {f"eval_text_{key}": value for key, value in verdict.text.items()}
+    return found | {"eval_samples_repeating": verdict.repeating / verdict.scored}
 
 
 def append(path: Path, lines: bytes) -> None:

@@ -85,8 +85,12 @@ REMOVED = {
 }
 
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
-# A documented argument of every model configuration, and no field of it.
-EXTRA_FIELDS = {"model": {"attn_implementation": typing.Literal[_ATTENTION]}}
+# Of the model: a documented argument of every configuration, and no field of it.
+EXTRA_FIELDS = {
+    "model": {"attn_implementation": typing.Literal[_ATTENTION]},
+    # Ours: zhgpt.micro_batch puts the fastest number in its place.
+    "training_arguments": {"per_device_train_batch_size": int | typing.Literal["auto"]},
+}
 
 # With corpus.document_mask: the values with which the library attends across documents unsaid.
 LEAKS = {
@@ -165,7 +169,10 @@ RANGES: dict[str, Rule] = {
     "training_arguments.learning_rate": _POSITIVE,
     "training_arguments.num_train_epochs": _POSITIVE,
     "training_arguments.max_steps": _POSITIVE,
-    "training_arguments.per_device_train_batch_size": _POSITIVE,
+    "training_arguments.per_device_train_batch_size": (
+        lambda x: x == "auto" or x > 0,
+        'above 0, or "auto"',
+    ),
     "training_arguments.per_device_eval_batch_size": _POSITIVE,
     "training_arguments.weight_decay": _NOT_NEGATIVE,
     "training_arguments.warmup_steps": _NOT_NEGATIVE,
@@ -196,6 +203,7 @@ RANGES: dict[str, Rule] = {
     "preemption.stop_command": _NOT_EMPTY,
     "preemption.save_minutes": _POSITIVE,
     "preemption.max_minutes": _POSITIVE,
+    "guards.no_progress_minutes": _POSITIVE,
     "bpe.vocab_size": _POSITIVE,
     "bpe.min_frequency": _POSITIVE,
     "bpe.max_token_length": _POSITIVE,

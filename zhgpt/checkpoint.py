@@ -54,7 +54,7 @@ def newest(output_dir: Path, here: Origin, say: Callable[[str], None]) -> Path |
     """
     unfinished = _clear(output_dir)
     aside, found = [], None
-    for folder in sorted(_numbered(output_dir), key=step, reverse=True):
+    for folder in sorted(numbered(output_dir), key=step, reverse=True):
         fault = damage(folder, here)
         if fault is None:
             found = folder
@@ -106,7 +106,8 @@ def _set_aside(folder: Path, fault: str) -> Path:
         ) from None
 
 
-def _numbered(output_dir: Path) -> list[Path]:
+def numbered(output_dir: Path) -> list[Path]:
+    """The folders that have a checkpoint's name, whole or not, in no order."""
     return [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _NAME.fullmatch(p.name)]
 
 
@@ -129,8 +130,11 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def damage(folder: Path, here: Origin) -> str | None:
-    """Why a folder cannot be continued from by this run, or None; reads every byte of it."""
+def damage(folder: Path, here: Origin | None = None) -> str | None:
+    """Why a folder cannot be continued from by this run, or None; reads every byte of it.
+
+    Without `here` the checkpoint of any run will do.
+    """
     if not (folder / SEAL).is_file():
         return f"it has no {SEAL}, so it is not whole"
     try:
@@ -139,7 +143,7 @@ def damage(folder: Path, here: Origin) -> str | None:
             return f"its seal is of format {seal['format']}, known is {_FORMAT}"
         if seal["step"] != step(folder):
             return f"its seal is of step {seal['step']}"
-        if seal["recipe_hash"] != here.recipe_hash:
+        if here and seal["recipe_hash"] != here.recipe_hash:
             return f"it is of another run, recipe {seal['recipe_hash']}; this is {here.recipe_hash}"
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return f"{SEAL} is damaged: {error}"
@@ -225,7 +229,7 @@ def rotate(newest_sealed: Path, limit: int | None, best_step: int | None) -> Non
 
     That of `best_step` stays beside them. Order is by step: modification times may all be equal.
     """
-    older = [p for p in _numbered(newest_sealed.parent) if (p / SEAL).exists()]
+    older = [p for p in numbered(newest_sealed.parent) if (p / SEAL).exists()]
     upto = sorted((p for p in older if step(p) <= step(newest_sealed)), key=step)
     for folder in upto[: -max(limit, _KEPT)] if limit else []:
         if step(folder) != best_step:

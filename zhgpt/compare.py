@@ -5,7 +5,6 @@ Finished or not, in the terminal; with --output also as one page that needs no n
 
 import argparse
 import glob
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,19 +28,6 @@ def folders(names: Sequence[str]) -> Iterator[Path]:
         yield from found
 
 
-def require_free(path: Path, overwrite: bool) -> None:
-    """InputError unless a page can be written there."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"--output {path}: name a file in a folder that exists.")
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"--output {path} exists; nothing was touched. Add --overwrite to replace it,"
-            " or choose another name."
-        )
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise InputError(f"--output {path}: its folder cannot be written to.")
-
-
 def run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zhgpt.compare", description=__doc__)
     parser.add_argument("run", nargs="+", help="output folder of a run, or a pattern of them")
@@ -49,14 +35,16 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the page if it exists")
     options = parser.parse_args(argv)
     if options.output:
-        require_free(options.output, options.overwrite)
+        compare_page.require_free(options.output, options.overwrite)
     compared = runs.read(list(folders(options.run)))
     rankings, differences = ranking.rankings(compared), contrast(compared)
     notes = ranking.remarks(compared, rankings) + [n for one in compared for n in one.notes]
     print(compare_table.table(compared, rankings, differences))
     print("\n" + compare_table.remarks(notes), file=sys.stderr)
     if options.output:
-        compare_page.write(options.output, compared, rankings, differences, notes)
+        compare_page.write(
+            options.output, compared, rankings, differences, notes, options.overwrite
+        )
         print(f"written: {options.output}")
     return FINISHED
 

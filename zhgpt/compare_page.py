@@ -6,13 +6,12 @@ script shows it as text. A Content-Security-Policy allows the page's own scripts
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zhgpt import policy
+from zhgpt import page_file
 from zhgpt.contrast import Row
 from zhgpt.errors import InputError
 from zhgpt.phrases import WEB, WORDS
@@ -20,6 +19,7 @@ from zhgpt.ranking import Ranking, one_tokenizer
 from zhgpt.report import printable
 from zhgpt.runs import Note, Run
 
+_WHAT = "runs compared"
 UPLOT = "1.6.32"  # web/uplot/ holds dist/ and LICENSE of this version as npm publishes it
 MAX_BYTES = 5_000_000
 # What all runs together may have, so that a page stays below MAX_BYTES: a log line takes some 60
@@ -29,10 +29,12 @@ SAMPLE_CHARACTERS = 400_000
 DIGITS = 6  # significant ones, of figures on the page
 
 CURVES = ("eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy")
-CURVES += ("eval_nats_per_character", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+CURVES += ("eval_nats_per_character", "eval_samples_repeating", "eval_samples_distinct_4")
+CURVES += ("eval_samples_longest_run", "eval_samples_punctuation", "eval_samples_zip")
+CURVES += ("loss", "learning_rate", "grad_norm", "update_ratio", "tokens_per_second")
+CURVES += ("share_of_peak", "memory_gb")
 
-_PAGE = """<!doctype html>
-<html lang="en">
+_PAGE = """{beginning}<html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -57,8 +59,9 @@ def write(
     rankings: Sequence[Ranking],
     differences: Mapping[str, Sequence[Row]],
     notes: Sequence[Note],
+    overwrite: bool,
 ) -> None:
-    """In one rename. InputError if so many runs do not fit on a page."""
+    """Complete or not at all. InputError if so many runs do not fit on a page."""
     thinned: list[Note] = []
     data = {
         "runs": [_run(run, len(runs), thinned) for run in runs],
@@ -68,15 +71,19 @@ def write(
         "notes": [*notes, *thinned],
         "uplot": UPLOT,
     }
-    content = page(data).encode("utf-8")
-    if len(content) > MAX_BYTES:
+    content = page(data)
+    size = len(content.encode("utf-8"))
+    if size > MAX_BYTES:
         raise InputError(
-            f"--output {path}: a page of {len(runs)} runs would take {len(content) / 1e6:.1f} MB,"
+            f"--output {path}: a page of {len(runs)} runs would take {size / 1e6:.1f} MB,"
             f" more than {MAX_BYTES / 1e6:.0f}.\nCompare fewer of them at once."
         )
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    page_file.write(path, _WHAT, content, overwrite)
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """InputError unless a page may and can be written there; nothing is touched."""
+    page_file.require_free(path, _WHAT, overwrite)
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -84,7 +91,8 @@ def page(data: Mapping[str, Any]) -> str:
     styles = [_asset("uplot/uPlot.min.css"), _asset("compare.css")]
     scripts = [_asset("uplot/uPlot.iife.min.js"), _asset("compare.js")]
     return _PAGE.format(
-        policy=f"style-src {policy.sources(*styles)}; script-src {policy.sources(*scripts)}",
+        beginning=page_file.beginning(_WHAT),
+        policy=f"style-src {page_file.sources(*styles)}; script-src {page_file.sources(*scripts)}",
         styles="\n".join(f"<style>{style}</style>" for style in styles),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
         data=_json(_shown(data)),
@@ -129,10 +137,17 @@ def _run(run: Run, runs: int, notes: list[Note]) -> dict[str, Any]:
         "flops": run.flops,
         "hours": run.hours,
         "metrics": {key: run.evaluation.get(key) for key in CURVES if key.startswith("eval_")},
-        "log": {key: [e.get(key) for e in entries] for key in ("step", "hours", *CURVES)},
+        "log": _columns(entries),
         "segments": record["segments"],
+        "alarms": run.alarms,
         "samples": _samples(run, SAMPLE_CHARACTERS // runs, notes),
     }
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Of step, hours, and each curve that the run has."""
+    had = [key for key in CURVES if any(key in entry for entry in entries)]
+    return {key: [entry.get(key) for entry in entries] for key in ("step", "hours", *had)}
 
 
 def _ranking(runs: Sequence[Run], ranking: Ranking) -> dict[str, Any]:

@@ -15,6 +15,10 @@ class InputError(Exception):
     """Says what is wrong, where, which value, and what to do; a command prints it, exit code 2."""
 
 
+class Stopped(InputError):
+    """A guard has ended a run: saved, and the same command would come to the same. Exit code 2."""
+
+
 class Left(Exception):
     """A run is left before its end: `reason` is for the record, `told` for people. Exit code 75."""
 

@@ -1,4 +1,4 @@
-"""Weights of an earlier run, or of one of its checkpoints, as the beginning of a new one."""
+"""A model before its first step: what is set on it, and the weights of an earlier run."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ from safetensors.torch import load_model
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from zhgpt import bpe, files
+from zhgpt import attention, bpe, files
 from zhgpt.errors import InputError
+from zhgpt.recipe import ClmRecipe
 
 _WEIGHTS = "model.safetensors"
 # What the function that the weights make depends on; dropout may differ, for example.
@@ -40,12 +41,13 @@ def inputs(folder: str | None, record: Mapping[str, Any]) -> dict[str, str]:
     return {"init_from": fingerprint(folder)}
 
 
-def with_loss(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """The model with its kind of loss named.
+def ready(model: GPT2LMHeadModel, pins: ClmRecipe) -> GPT2LMHeadModel:
+    """The model with what its constructor has no argument for: its kind of loss, its attention.
 
-    Unset for GPT-2, and Trainer then divides by one token per block too many.
+    The loss is unset for GPT-2, and Trainer then divides by one token per block too many.
     """
     model.loss_type = "ForCausalLM"
+    attention.keep_causal(model, pins)
     return model
 
 

@@ -65,6 +65,11 @@ class Sealed:
         finally:
             self._writer.free()
 
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the training up to now, over all starts; what a kill has lost is not in."""
+        return self._seconds_before + time.time() - self._began
+
     def go_on(self) -> None:
         """Takes up what Trainer resets at the start of training; without a checkpoint, nothing."""
         self._began = time.time()
@@ -224,7 +229,7 @@ class Sealed:
         content["trainer_state.json"] = dataclasses.replace(self.state, log_history=history)
         content[CONTINUATION] = {
             "tokens": self.state.global_step * self.tokens_per_step,
-            "seconds": self._seconds_before + time.time() - self._began,
+            "seconds": self.seconds,
             "losses": [each["loss"] for each in ranks],
             "total_loss": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,

@@ -7,18 +7,27 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from zhgpt import allocator
 from zhgpt.errors import InputError, Left
 from zhgpt.plan import Plan
 from zhgpt.recipe import ClmRecipe, thawed
 
 
-def quiet_libraries() -> None:
+def prepare() -> None:
+    """For all that follows in this process: memory is kept, libraries are quiet."""
+    allocator.keep_freed()
+    _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
     """No bar for writing a file of weights: it would be control characters in a log.
 
     Nor the warning that other intervals than the checkpoint's have no effect: here they have one.
@@ -182,8 +191,9 @@ def require_all_processes(world_size: int) -> None:
 
 
 def require(training_arguments: Mapping[str, Any], folder: Path, checkpoint_bytes: int) -> None:
-    """InputError where this machine cannot compute or keep what is asked."""
+    """InputError where this machine cannot compute, report or keep what is asked."""
     require_precision(training_arguments)
+    require_reporters(training_arguments)
     require_disk(folder, checkpoint_bytes)
 
 
@@ -196,6 +206,27 @@ def require_precision(training_arguments: Mapping[str, Any]) -> None:
             "training_arguments.bf16: true, but this machine has no GPU that computes in bf16.\n"
             "Add --bf16 false to train in 32 bits; that is another run, and its name says so."
         )
+
+
+def require_reporters(training_arguments: Mapping[str, Any]) -> None:
+    """Refuses a tracker that the library does not know, or whose package is not here."""
+    asked = training_arguments.get("report_to", "none")
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(INTEGRATION_TO_CALLBACK)
+            raise InputError(
+                f"training_arguments.report_to: {name} is not known; there are: {known}, none."
+            )
+        if name in _PACKAGES and find_spec(name) is None:
+            raise InputError(
+                f"training_arguments.report_to: {name} is not installed.\n"
+                f"pip install {name}, or add --report_to none."
+            )
+
+
+_PACKAGES = ("wandb", "tensorboard", "trackio", "swanlab")  # called as their tracker
 
 
 def require_disk(folder: Path, checkpoint_bytes: int) -> None:

@@ -97,9 +97,3 @@ def computer(token_bytes: Sequence[bytes]) -> Callable[[EvalPrediction], dict[st
         return metric.compute()
 
     return compute
-
-
-def repetition(text: str, n: int = 4) -> float:
-    """Share of the character n-grams of `text` that have occurred in it before; 0 if none can."""
-    grams = [text[i : i + n] for i in range(len(text) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0

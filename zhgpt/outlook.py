@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -17,10 +16,12 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 from zhgpt import (
     cards,
     corpus,
+    disk,
     facts,
     kills,
     lint,
     machine,
+    micro_batch,
     plan,
     plan_screen,
     probe,
@@ -33,7 +34,7 @@ from zhgpt import (
     storage,
 )
 from zhgpt.command import Command
-from zhgpt.errors import InputError
+from zhgpt.errors import FINISHED, InputError
 from zhgpt.probe import Probe
 from zhgpt.recipe import ClmRecipe
 from zhgpt.rule import Facts, argument, interval
@@ -45,15 +46,18 @@ def show(
     tokenizer: PreTrainedTokenizerFast,
     config: GPT2Config,
     say: report.Say,
-) -> None:
+) -> int:
     """One screen, and plan.json in the run's folder; nothing else of the folder is touched.
 
-    Where the folder has a run of this recipe, in progress or finished, it stays as it is.
+    Where the folder has a run of this recipe, in progress or finished, it stays as it is. Gives the
+    exit code.
     InputError as before a training start, but for what only this machine cannot do.
     """
     first = machine.rank() == 0
     record = session.new(asked)
-    accepted = lint.accepted(asked.flags["accept"], session.claim(output_dir, record))
+    there = session.claim(output_dir, record)
+    accepted = lint.accepted(asked.flags["accept"], there)
+    asked = replace(asked, recipe=micro_batch.settled(asked.recipe, config, there, _aside))
     known = facts.of_recipe(asked.recipe, config, tokenizer)
     aside = _aside if first else lambda line: None
     ledger, median = _text(asked, tokenizer, aside)
@@ -69,6 +73,7 @@ def show(
     if first:
         _write(output_dir, content)
         say(plan_screen.screen(content, output_dir))
+    return FINISHED
 
 
 def _aside(line: str) -> None:
@@ -266,12 +271,8 @@ def _preemption(
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, and no infinity, which JSON does not know."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{session.PLAN}.tmp"
-    temporary.write_text(
-        json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(temporary, folder / session.PLAN)
+    text = json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False)
+    disk.write_whole(folder / session.PLAN, text + "\n")
 
 
 def _finite(value: Any) -> Any:

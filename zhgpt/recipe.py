@@ -113,6 +113,25 @@ class PreemptionSection:
     max_minutes: float | None = None
 
 
+Action = Literal["note", "stop", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardsSection:
+    """What is done where a run goes wrong (zhgpt.guarding): `note` says and records it, `stop`
+    ends the run too, saved, `off` does not look.
+    """
+
+    not_finite: Action = "stop"
+    loss_jump: Action = "note"
+    gradient_explosion: Action = "note"
+    unigram_plateau: Action = "note"
+    repetition: Action = "note"
+    throughput_drop: Action = "note"
+    no_progress: Action = "note"
+    no_progress_minutes: float = 15.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClmRecipe:
     """A pretraining run; `init_from` is the folder of another, with whose weights it begins."""
@@ -127,6 +146,7 @@ class ClmRecipe:
     samples: SamplesSection
     cleaning: CleaningSection = CleaningSection()
     preemption: PreemptionSection = PreemptionSection()
+    guards: GuardsSection = GuardsSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
@@ -193,7 +213,7 @@ def _changes_result(path: str) -> bool:
     kept_apart = ("name", "purpose", "tokenizer", "corpus.train_files", "corpus.validation_files")
     kept_apart += ("corpus.claimed_bytes",)
     # What text the paths lead to is compared by its content; samples are drawn beside training.
-    return path not in kept_apart and section not in ("samples", "preemption", "why")
+    return path not in kept_apart and section not in ("samples", "preemption", "guards", "why")
 
 
 def content(recipe: Any) -> dict[str, Any]:

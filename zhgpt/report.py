@@ -138,6 +138,12 @@ def printable(text: str) -> str:
     )
 
 
+def json_line(value: Any) -> str:
+    """The value whole, as JSON for a file as for a terminal: what that would obey is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _OBEYED else c for c in text)
+
+
 _OBEYED = ("Cc", "Cf", "Cs")  # control, format (right-to-left marks among them), surrogate
 
 

@@ -1,6 +1,7 @@
 """Weights & Biases: one run per output folder, offline without asking where there is no account."""
 
 import atexit
+import json
 import netrc
 import os
 import queue
@@ -18,12 +19,14 @@ import wandb
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import WandbCallback
 
-from zhgpt import leaving
+from zhgpt import leaving, swan
 from zhgpt.errors import FINISHED, INTERRUPTED
 from zhgpt.session import Session
 
 COLUMNS = ["step", "tokens", "prompt", "text"]
-
+MOST_SAMPLES = 2000  # rows of a table, the newest; all of them are in samples.jsonl
+# Where the run lies on this machine is nothing that two runs differ in.
+_OF_THIS_PLACE = {"output_dir", "run_name", "logging_dir", "hub_token"}
 
 SECONDS_TO_FINISH = {"finished": 60, "interrupted": 4, "failed": 4}
 EXIT_CODES = {"finished": FINISHED, "interrupted": INTERRUPTED, "failed": 1}
@@ -37,6 +40,8 @@ def start(trainer: Trainer, segment: Session, say: Callable[[str], None]) -> Non
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
+    if "swanlab" in trainer.args.report_to and segment.main_process:
+        swan.start(segment, tags(segment.record))
     if "wandb" not in trainer.args.report_to:
         return
     trainer.remove_callback(WandbCallback)
@@ -56,6 +61,11 @@ _trackers: list["Tracker"] = []  # of this process, one or none
 def samples_table(rows: list[dict[str, Any]]) -> None:
     for tracker in _trackers:
         tracker.samples(rows)
+
+
+def alert(title: str, text: str) -> None:
+    for tracker in _trackers:
+        tracker.alert(title, text)
 
 
 class Tracker(TrainerCallback):
@@ -84,6 +94,7 @@ class Tracker(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         facts = model.config.to_dict() | args.to_dict()
+        facts = {key: value for key, value in facts.items() if key not in _OF_THIS_PLACE}
         self._do(lambda: self.run.config.update(facts, allow_val_change=True))
         for entry in state.log_history:  # a killed segment's last lines may have been lost
             self._put(entry["step"], entry)
@@ -104,13 +115,29 @@ class Tracker(TrainerCallback):
             self.run.log({_charted(key): value for key, value in row.items()})
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
-        """One table per evaluation: a table that grows would be lost with the process."""
+        """Each evaluation's table has all samples so far, those of former starts too.
+
+        It is made of the run's own file: wandb's growing tables begin anew with each process.
+        """
         self._do(lambda: self._samples(rows))
 
     def _samples(self, rows: list[dict[str, Any]]) -> None:
-        if rows[0]["tokens"] >= self.sent:
-            table = wandb.Table(columns=COLUMNS, data=[[row[c] for c in COLUMNS] for row in rows])
-            self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+        if rows[0]["tokens"] < self.sent:
+            return
+        before = [row for row in self._written() if row["step"] < rows[0]["step"]]
+        data = [[row[c] for c in COLUMNS] for row in (before + rows)[-MOST_SAMPLES:]]
+        table = wandb.Table(columns=COLUMNS, data=data)
+        self.run.log({"samples": table, "train/tokens": rows[0]["tokens"]})
+
+    def _written(self) -> list[dict[str, Any]]:
+        """The rows of samples.jsonl; one that is being written at this moment has no end yet."""
+        path = self.segment.folder / "samples.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def alert(self, title: str, text: str) -> None:
+        """Sent as a mail or to Slack, as its reader has chosen there."""
+        self._do(lambda: self.run.alert(title, text, level=wandb.AlertLevel.WARN))
 
     def finish(self) -> None:
         """Tells W&B how the segment ended; waits a while, less where the machine may be going."""

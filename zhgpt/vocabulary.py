@@ -12,6 +12,7 @@ def load(pins: ClmRecipe) -> PreTrainedTokenizerFast:
     """InputError for a folder without one, or one that this recipe cannot be trained with."""
     bpe.require_folder(pins.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(pins.tokenizer)
+    tokenizer.padding_side = "right"  # nothing that is scored may come after padding
     backend = tokenizer.backend_tokenizer
     bpe.check(backend, tokenizer.eos_token_id, tokenizer.pad_token_id, pins.tokenizer)
     bpe.check_prompts(backend, pins.samples.prompts, pins.corpus.block_size)

@@ -1,0 +1,78 @@
+"""The record of a benchmark of training steps as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zhgpt.benchmark_table import head, markdown, spread, target_rows
+
+Record = Mapping[str, Any]
+
+NAMES = {
+    "bare": "bare loop",
+    "bare_compiled": "bare loop, compiled",
+    "example": "transformers' example",
+    "nanogpt": "nanoGPT, compiled",
+    "ours": "`run_clm.py`",
+    "ours_compiled": "`run_clm.py`, compiled",
+}
+
+
+def step(record: Record) -> str:
+    """All tables of python -m zhgpt.benchmark --what step."""
+    asked = [target_rows(found)] if (found := targets(record)) else []
+    return "\n\n".join([_head(record), _ways(record), *asked])
+
+
+def _head(record: Record) -> str:
+    shape = f"{record['n_layer']} layers × {record['n_embd']}, blocks of {record['block_size']}"
+    changed = " ".join(record["overrides"])
+    return (
+        f"`{record['recipe']}`{f' with `{changed}`' if changed else ''}: {shape},"
+        f" {record['vocab_size']:,} entries, {record['parameters'] / 1e6:.1f} M parameters;"
+        f" {record['tokens_per_step']:,} tokens a step in micro-batches of"
+        f" {record['micro_batch']} blocks, {record['precision']}; {record['repeats']} turns of"
+        f" {record['steps']} steps each; {head(record)}"
+    )
+
+
+def _ways(record: Record) -> str:
+    rows = [["median (lowest–highest)", "tokens/s", "share of matmul", "processor seconds/step"]]
+    base = "example" if "example" in record["turns"] else "bare"
+    rows[0] += [f"× {NAMES[base]}"]
+    rows += [["---", *("--:" for _ in rows[0][1:])]]
+    for way in (way for way in NAMES if way in record["turns"]):
+        seconds, busy = _seconds(record, way), _seconds(record, way, "cpu_seconds")
+        speed = [record["tokens_per_step"] / each for each in seconds]
+        cells = [spread(x) for x in (speed, _shares(record, seconds), busy)]
+        rows.append([NAMES[way], *cells, spread(faster(record, base, way))])
+    return markdown(rows)
+
+
+def _seconds(record: Record, way: str, clock: str = "seconds") -> list[float]:
+    """Of a step, turn by turn."""
+    return [turn[clock] / record["steps"] for turn in record["turns"][way]]
+
+
+def _shares(record: Record, seconds: Sequence[float]) -> list[float]:
+    """Of the rate of a large matrix product in the same repeat."""
+    pairs = zip(seconds, _seconds(record, "matmul"), strict=True)
+    work, product = record["flops_per_step"], record["matmul_flops"]
+    return [(work / step) / (product / alone) for step, alone in pairs]
+
+
+def faster(record: Record, other: str, way: str) -> list[float]:
+    """How many times as fast as another way, turn by turn."""
+    pairs = zip(_seconds(record, other), _seconds(record, way), strict=True)
+    return [theirs / ours for theirs, ours in pairs]
+
+
+def targets(record: Record) -> list[tuple[str, list[float], float, bool]]:
+    """As benchmark_table.targets."""
+    found, turns = [], record["turns"]
+    if "example" in turns and "ours" in turns:
+        name = "at least 1.25 × as fast as transformers' example"
+        found.append((name, faster(record, "example", "ours"), 1.25, False))
+    if "nanogpt" in turns and "ours_compiled" in turns:
+        ratios = faster(record, "nanogpt", "ours_compiled")
+        found.append(("compiled, at least as fast as nanoGPT compiled", ratios, 1, False))
+    return found
