@@ -269,7 +269,7 @@ class Run:
         return ["run_clm.py", str(self.recipe), "--output_dir", str(self.folder)]
 
     def launcher(self) -> list[str]:
-        several = ["-m", "torch.distributed.run", "--standalone"]
+        several = ["-m", "zhgpt.launch", "--standalone"]
         return [*several, f"--nproc_per_node={self.processes}"] if self.processes > 1 else []
 
     def imitate(self, rank: int, port: str, board: Board, blow: Blow | None) -> None:

@@ -132,14 +132,31 @@ def test_other_tokenizers_are_ranked_by_bits_per_byte(make, capsys):
     assert [row["key"] for row in entries] == ["fingerprint"]  # 400 of 400 entries are shared
 
 
-def test_runs_on_other_validation_text_are_not_ranked_together(make, capsys):
-    folder = make("a")
+def on_validation(folder: Path, **facts: Any) -> Path:
     record = session.read(folder)
-    record["ledger"]["validation"]["bytes"] += 1
+    record["ledger"]["validation"] |= facts
     session.write(folder, record)
-    folders = [folder, make("b")]
-    assert [len(r.candidates) for r in ranking.rankings(runs.read(folders))] == [1, 1]
-    assert "not all evaluated on the same validation text" in said(folders, capsys).err
+    return folder
+
+
+def test_runs_on_other_validation_text_are_not_ranked_together(make, capsys):
+    """By a hash of its documents; by their size where a record has no such hash."""
+    alone, other, old, older = (make(name) for name in "abcd")
+    on_validation(other, text_hash="0" * 16)
+    on_validation(old, text_hash=None)
+    on_validation(older, text_hash=None, bytes=1)
+    for pair, ranked, by_size in [
+        ([alone, make("e")], [2], False),
+        ([alone, other], [1, 1], False),
+        ([other, old], [2], True),
+        ([old, older], [1, 1], True),
+    ]:
+        assert [
+            sum(len(c.runs) for c in r.candidates) for r in ranking.rankings(runs.read(pair))
+        ] == ranked
+        err = said(pair, capsys).err
+        assert ("not all evaluated on the same validation text" in err) == (ranked == [1, 1])
+        assert ("documents, bytes and characters stand for it" in err) == by_size
 
 
 def test_an_unfinished_run_is_shown_and_not_ranked(make, capsys):
@@ -187,6 +204,38 @@ def test_hours_are_those_of_steps_and_evaluations(make):
     (folder / "trainer_state.json").write_text(json.dumps(state))
     seconds = [entry["hours"] * 3600 for entry in runs.read([folder])[0].entries]
     assert seconds == pytest.approx([512, 512 + 128 + 100, 512 + 256 + 100, 512 + 512 + 100])
+
+
+def clocked(folder: Path, history: list[dict]) -> Path:
+    state = {"global_step": 6, "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+def test_hours_are_those_of_the_clock_where_the_log_has_it(make, capsys):
+    """A line without lies between its neighbours; to compare both kinds of hours is warned of."""
+    history = [
+        {"step": 2, "loss": 1.0, "tokens_per_second": 1, "seconds": 100.0},
+        {"step": 3, "eval_bits_per_byte": 1.0, "eval_runtime": 100.0},
+        {"step": 4, "loss": 1.0, "tokens_per_second": 2, "seconds": 1100.0},
+        {"step": 6, "train_loss": 1.0, "seconds": 1200.0},
+    ]
+    folder = clocked(make("a"), history)
+    seconds = [entry["hours"] * 3600 for entry in runs.read([folder])[0].entries]
+    assert seconds == pytest.approx([100, 600, 1100, 1200])
+    history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
+    err = said([folder, clocked(make("b"), history)], capsys).err
+    assert "those of the clock for a; for the others" in err
+    assert "those of the clock" not in said([folder], capsys).err
+
+
+def test_alarms_are_told(make, capsys):
+    folder = make("a")
+    alarm = {"guard": "loss_jump", "step": 3, "text": "a loss of 9\x1b", "action": "note"}
+    spoil_record(folder, alarms=[alarm, "lost"])
+    err = said([folder], capsys).err
+    assert "a: alarm at step 3 (loss_jump): a loss of 9\ufffd" in err
+    assert "a: run.json, alarms.1 is damaged" in err
 
 
 def spoil_record(folder: Path, **changes: Any) -> None:
@@ -307,6 +356,7 @@ def hostile(make) -> list[Path]:
         {"from_step": 0, "to_step": 3, "reason": HOSTILE},
         {"from_step": 3, "to_step": 6, "reason": "finished"},
     ]
+    record["alarms"] = [{"guard": "plateau", "step": 4, "text": HOSTILE}]
     session.write(folders[0], record)
     return folders
 
@@ -338,6 +388,11 @@ INK = """[...document.querySelectorAll('canvas')].map(c => {
   return %s.filter(c => seen.has(c)).length;
 })"""
 INK %= COLOURS  # how many runs' colours a chart shows
+CHOOSE = """(() => {
+  const box = document.querySelector('select[name=training]');
+  box.value = '%s';
+  box.dispatchEvent(new Event('change'));
+})()"""
 CURVE = "document.querySelector('canvas').toDataURL()"
 LEGEND = "document.querySelector('.u-legend').innerText"
 
@@ -349,12 +404,23 @@ def test_the_page_in_a_browser(hostile, tmp_path):
     with browser.page(tmp_path / "profile") as page:
         page.show(path)
         assert page.run(INK) == [5, 5]  # both charts have the colours of all runs
-        assert page.run("document.querySelectorAll('.mark').length") == 4
-        assert "SIGTERM" in page.run("document.querySelector('.mark:last-of-type .flag').title")
+        assert page.run("document.querySelectorAll('.mark').length") == 6
+        alarm = page.run("document.querySelector('.alarm .flag').title")
+        assert alarm.startswith("x: alarm at step 4 (plateau): </script>")
+        assert "SIGTERM" in page.run(
+            "[...document.querySelectorAll('.mark:not(.alarm) .flag')].pop().title"
+        )
         assert page.run("window.hurt === undefined && document.images.length === 0")
         assert "</script><script>window.hurt=1" in page.run(
             "document.querySelector('#samples').innerText"
         )
+
+        options = "[...document.querySelector('select[name=training]').options].map(o => o.value)"
+        assert page.run(options)[:4] == ["loss", "learning_rate", "grad_norm", "update_ratio"]
+        assert "share_of_peak" not in page.run(options)  # no run has it
+        page.run(CHOOSE % "memory_gb")
+        assert page.run(INK)[1] > 0
+        page.run(CHOOSE % "loss")
 
         x, y, width, height = page.run(BOX % 0)
         page.run(f"scrollTo(0, {y - 100})")

@@ -280,6 +280,23 @@ def test_the_ledger_is_the_same_in_another_folder(tmp_path):
     assert str(tmp_path) not in json.dumps(made[0].ledger)
 
 
+def test_the_hash_of_a_split_is_of_its_documents_alone(tiny_files, tmp_path):
+    """Of no tokenizer, order, file, seed or block size; one other character gives another."""
+    texts = tiny_stories(30, seed=5)
+    other = Tokenizer.from_file(str(tiny_files["tokenizer"] / "tokenizer.json"))
+    write_jsonl(tmp_path / "two" / "a.jsonl", texts[20:])
+    write_jsonl(tmp_path / "two" / "b.jsonl", texts[:20])
+    one = prepare(tiny_files["train"], write_jsonl(tmp_path / "one.jsonl", texts)).ledger
+    changes = {"seed": 3, "block_size": 8, "tokenizer": other}
+    two = prepare(tiny_files["train"], tmp_path / "two", **changes).ledger
+    whole = sum(xxhash.xxh3_64_intdigest(text.encode()) for text in texts) % 2**64
+    assert one["validation"]["text_hash"] == two["validation"]["text_hash"] == f"{whole:016x}"
+    assert one["train"]["text_hash"] == two["train"]["text_hash"] != one["validation"]["text_hash"]
+    changed = [*texts[:-1], texts[-1][:-1] + "？"]
+    three = prepare(tiny_files["train"], write_jsonl(tmp_path / "three.jsonl", changed)).ledger
+    assert three["validation"]["text_hash"] != one["validation"]["text_hash"]
+
+
 def test_the_table_has_every_number(tiny_files):
     ledger = prepare(tiny_files["train"], tiny_files["validation"]).ledger
     table = corpus.ledger_table(ledger)
@@ -287,7 +304,8 @@ def test_the_table_has_every_number(tiny_files):
     assert len({len(line) for line in lines[:3]}) == 1
     for line, split in zip(lines[1:3], ("train", "validation"), strict=True):
         numbers = [n.replace(",", "") for n in line.split()]
-        assert {str(v) for k, v in ledger[split].items() if k != "bytes_per_token"} < set(numbers)
+        counts = {k: v for k, v in ledger[split].items() if type(v) is int}
+        assert len(counts) == 9 and set(map(str, counts.values())) < set(numbers)
     assert f"{ledger['train']['bytes']:,}" in table and "," in f"{ledger['train']['bytes']:,}"
 
 

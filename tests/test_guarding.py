@@ -144,7 +144,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tiny_recipe, tmp_path, monkey
 
     monkeypatch.setattr(Figures, "on_step_end", spoil)
     monkeypatch.setattr(Figures, "on_log", lambda *a, logs=None, **k: None)
-    monkeypatch.setattr("zhgpt.callbacks.Console.on_log", lambda *a, **k: None)
+    monkeypatch.setattr("zhgpt.console.Console.on_log", lambda *a, **k: None)
     with pytest.raises(Stopped, match="weights"):
         start(tiny_recipe(training_arguments__logging_steps=5), tmp_path / "run")
     assert not list((tmp_path / "run").glob("*checkpoint-*"))

@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb"}
+LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb", "swanlab"}
 LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
@@ -44,7 +44,7 @@ LEVELS = {
         "watch": {"leaving", "recipe"},
         "session": {"command", "disk", "leaving", "recipe", "report"},
         "report": {"leaving", "lint"},
-        "record": {"session", "report"},
+        "record": {"disk", "report", "session"},
         "village": set(),
         "survey_table": {"report"},
         "benchmark_table": set(),
@@ -121,24 +121,28 @@ LEVELS = {
         "schedule": set(),
         "initial": {"attention"},
         "sampling": set(),
-        "callbacks": {"figures", "guarding", "peers", "sampling", "tracking"},
+        "callbacks": {"console", "figures", "guarding", "peers", "sampling", "tracking"},
+        "console": set(),
+        "swan": set(),
         "figures": set(),
         "guarding": {"peers", "tracking"},
         "weights": set(),
         "generate": {"machine", "sampling", "weights"},
         "page": {"generate", "machine", "sampling"},
         "stopping": {"peers"},
-        "tracking": {"leaving"},
+        "tracking": {"leaving", "swan"},
+        "launch": set(),
         "contenders": set(),
         "candidate": set(),
         "bpe_counts": {"candidate"},
         "bpe_compare": {"candidate", "bpe_counts"},
         "benchmark_preparation": {"contenders"},
         "benchmark_save": {"keeping", "machine"},
+        "benchmark_startup": {"callbacks", "keeping", "machine"},
         "steppers": set(),
         "benchmark_step": {"steppers"},
-        "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_step", "machine"}
-        | {"steppers"},
+        "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_startup", "machine"}
+        | {"benchmark_step", "steppers"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

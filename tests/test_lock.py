@@ -10,7 +10,7 @@ import pytest
 from forked import Run
 
 import run_clm
-from zhgpt import lock
+from zhgpt import checkpoint, lock
 from zhgpt.errors import InputError
 
 
@@ -89,3 +89,23 @@ def test_what_a_killed_start_leaves_is_no_other_run(quick, tiny_recipe, tmp_path
     os.utime(tmp_path / "run" / left, (old, old))
     words = [str(tiny_recipe()), "--output_dir", str(tmp_path / "run"), "--max_steps=1"]
     assert run_clm.run(words) == 0
+
+
+def test_a_run_that_saves_to_leave_is_waited_for(quick, tiny_recipe, tmp_path):
+    """A platform may start the next one before the last one's checkpoint is on the disk."""
+
+    def slowly():
+        publish = checkpoint.publish
+        checkpoint.publish = lambda *args: (time.sleep(1.5), publish(*args))[1]
+
+    path = tiny_recipe(training_arguments__max_steps=100_000, training_arguments__logging_steps=2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock.leaving").touch()  # of one that was killed meanwhile
+    first = Run(tmp_path / "log", path, "--output_dir", tmp_path / "run", prepare=slowly)
+    first.wait_for(" 2/").signal(signal.SIGTERM).wait_for("saving after this step")
+    said = []
+    with lock.alone(tmp_path / "run", 0, said.append):
+        assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+        assert not (tmp_path / "run" / "run.lock.leaving").exists()
+    assert first.ended() == 75
+    assert any("waiting for its end" in line for line in said)

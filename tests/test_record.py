@@ -77,10 +77,50 @@ def test_only_what_stands_between_the_marks_is_replaced(folder):
     assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "results.jsonl").write_text('{"name": 1}\n{\n')
+@pytest.mark.parametrize("damaged", ["{", '{"name": 1}', "[]", ""])
+def test_a_damaged_line_is_named(folder, tmp_path, damaged):
+    results = tmp_path / "results.jsonl"
+    results.write_text(f"{json.dumps(record.result(folder))}\n{damaged}\n")
     with pytest.raises(InputError, match="results.jsonl:2"):
-        record.read(tmp_path / "results.jsonl")
+        record.read(results)
+
+
+def test_a_line_is_put_behind_one_without_an_end(folder, tmp_path):
+    results = tmp_path / "results.jsonl"
+    line = record.result(folder)
+    results.write_text(json.dumps(line | {"name": "other"}))
+    record.append(results, line)
+    assert [known["name"] for known in record.read(results)] == ["other", "tiny"]
+
+
+@pytest.mark.parametrize("lost", ["plan", "segments", "ledger", "metrics", "status"])
+def test_a_damaged_record_is_refused(folder, tmp_path, lost):
+    spoil(folder, **{lost: [] if lost == "segments" else None})
+    with pytest.raises(InputError):
+        record.run([str(folder), "--results", str(tmp_path / "results.jsonl")])
+    (folder / "run.json").write_text("[]")
+    with pytest.raises(InputError, match="run.json: damaged"):
+        record.run([str(folder), "--results", str(tmp_path / "results.jsonl")])
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_curve_that_is_not_whole_is_refused(folder):
+    (folder / "trainer_state.json").write_text('{"log_history": [{"eval_bits_per_byte": 1}]}')
+    with pytest.raises(InputError, match="trainer_state.json: no whole curve"):
+        record.result(folder)
+
+
+def test_elsewhere_than_in_the_repository_nothing_is_published(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    with pytest.raises(InputError, match="README.md: No such file"):
+        record.run([str(folder)])
+    (tmp_path / "README.md").write_text("no marks")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/README.zh-CN.md").write_text("none")
+    with pytest.raises(InputError, match="README.md: its table stands between"):
+        record.run([str(folder)])
+    assert not (tmp_path / record.RESULTS).exists()
 
 
 def test_published_lines_hold_no_path_and_are_finished():

@@ -27,6 +27,7 @@ from zhgpt import (
 )
 from zhgpt.benchmark_preparation import Preparation
 from zhgpt.benchmark_save import Saves
+from zhgpt.benchmark_startup import Starts
 from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.steppers import EVALUATED, WAYS
@@ -121,6 +122,11 @@ def _save(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return measured.measure()
 
 
+def _startup(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    measured = Starts(_RECIPE, options.repeats, scratch, report.speaker(True))
+    return measured.measure()
+
+
 def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     ways = [way for way in WAYS if way in ("bare", "matmul") or way in options.ways]
     return _steps(options, scratch, ways).measure()
@@ -149,12 +155,14 @@ def _steps(options: argparse.Namespace, scratch: Path, ways: list[str], whole=Fa
 MEASURES = {
     "preparation": _preparation,
     "save": _save,
+    "startup": _startup,
     "step": _step,
     "overhead": _overhead,
 }
 TABLES = {
     "preparation": benchmark_table.preparation,
     "save": benchmark_run_table.save,
+    "startup": benchmark_run_table.startup,
     "step": benchmark_step_table.step,
     "overhead": benchmark_step_table.overhead,
 }

@@ -1,7 +1,6 @@
 """The records of what a run pays beside its steps, its saves and its start, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from zhgpt.benchmark_table import head, markdown, spread, target_rows
@@ -15,6 +14,7 @@ SAVES = {
     "ours": "ours: copied, hashed, sealed, fsync",
 }
 _OF_PLAIN, _TO_FIRST_STEP = 0.15, 12.0
+_BUSY = "processor_seconds"
 
 
 def save(record: Record) -> str:
@@ -75,19 +75,32 @@ def startup(record: Record) -> str:
     """All tables of python -m zhgpt.benchmark --what startup."""
     about = (
         f"`{record['recipe']}` with a prepared corpus of {record['corpus_bytes'] / 1e6:.1f} MB;"
-        f" {record['repeats']} starts of each kind in turn; {head(record)}"
+        f" {record['repeats']} starts of each kind in turn, on a machine with"
+        f" {spread(_loads(record))} processes waiting or running; {head(record)}"
     )
     parts = [about, _starts(record), _imports(record), target_rows(startup_targets(record))]
     return "\n\n".join(parts)
 
 
+def _loads(record: Record) -> list[float]:
+    """The system's own average of one minute, at the end of each start."""
+    return [start["load"] for starts in record["starts"].values() for start in starts]
+
+
 def _starts(record: Record) -> str:
     kinds = list(record["starts"])
-    rows = [["seconds, median (lowest–highest)", *kinds], ["---", *("--:" for _ in kinds)]]
-    for part in record["starts"][kinds[0]][0]:
-        cells = [spread([start[part] for start in record["starts"][kind]]) for kind in kinds]
-        rows.append([part, *cells])
+    heads = ["processor seconds, median (lowest–highest)", *kinds]
+    rows = [heads, ["---", *("--:" for _ in kinds)]]
+    for part in record["starts"][kinds[0]][0]["parts"]:
+        starts = (record["starts"][kind] for kind in kinds)
+        rows.append([part, *(spread([s["parts"][part][_BUSY] for s in of]) for of in starts)])
+    for name, clock in (("all", _BUSY), ("all, seconds of the wall's clock", "seconds")):
+        rows.append([name, *(spread(_whole(record, kind, clock)) for kind in kinds)])
     return markdown(rows)
+
+
+def _whole(record: Record, kind: str, clock: str) -> list[float]:
+    return [sum(part[clock] for part in s["parts"].values()) for s in record["starts"][kind]]
 
 
 def _imports(record: Record) -> str:
@@ -96,8 +109,13 @@ def _imports(record: Record) -> str:
 
 
 def startup_targets(record: Record) -> list[Target]:
-    whole = {kind: [sum(start.values()) for start in s] for kind, s in record["starts"].items()}
-    name = "command to the end of the first step, at most 12 s"
-    found = [(f"{name}, {kind}", seconds, _TO_FIRST_STEP, True) for kind, seconds in whole.items()]
-    first, last = (median(whole[kind]) for kind in (list(whole)[0], list(whole)[-1]))
-    return [*found, (f"{list(whole)[-1]} as fast as {list(whole)[0]}", [last / first], 1.1, True)]
+    """The clock of a machine that does other things too says little of what a start takes."""
+    kinds, found = list(record["starts"]), []
+    for clock, name in (("seconds", "12 s"), (_BUSY, "12 processor seconds")):
+        whole = {kind: _whole(record, kind, clock) for kind in kinds}
+        for kind, seconds in whole.items():
+            asked = f"{kind}: from command to first step in {name}"
+            found.append((asked, seconds, _TO_FIRST_STEP, True))
+    early, late = kinds[1:]
+    ratios = [b / a for a, b in zip(whole[early], whole[late], strict=True)]
+    return [*found, (f"{late} at most 1.1 times {early}, processor seconds", ratios, 1.1, True)]

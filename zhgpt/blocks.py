@@ -42,7 +42,7 @@ def write(
     section: CorpusSection,
     kind: np.dtype,
     digest: Any,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Writes the blocks of a split to `ready`; what they amount to.
 
     `left_out` has a mask (documents,) for each part. Tokens that do not fill a block are carried
@@ -66,15 +66,16 @@ def _rows(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -
         yield table.append_column("place", pa.array(place(table["hash"].to_numpy(), seed)))
 
 
-def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -> dict[str, int]:
+def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
     """Deals rows into buckets, in the order of the buckets; what the rows amount to."""
     total = sum(table["input_ids"].nbytes for table in parts.tables(folder, ["input_ids"]))
     buckets = min(_BUCKETS, total // _BYTES_PER_BUCKET + 1)
-    facts = {"documents": 0, "bytes": 0, "characters": 0}
+    facts, hashes = {"documents": 0, "bytes": 0, "characters": 0}, 0
     writers: dict[int, pa.RecordBatchWriter] = {}
     with ExitStack() as stack:
         for table in _rows(folder, split, left_out, seed):
             facts["documents"] += len(table)
+            hashes += int(table["hash"].to_numpy().sum(dtype=np.uint64))  # in any order the same
             for key in ("bytes", "characters"):
                 facts[key] += int(table[key].to_numpy().sum())
             for bucket, rows in _by_bucket(table.select(["place", "input_ids"]), buckets):
@@ -82,7 +83,7 @@ def _deal(folder: Path, split: str, left_out: Sequence[np.ndarray], seed: int) -
                     path = folder / f"bucket-{split}-{bucket:04d}.arrow"
                     writers[bucket] = stack.enter_context(pa.ipc.new_stream(path, rows.schema))
                 writers[bucket].write_table(rows)
-    return facts
+    return facts | {"text_hash": f"{hashes % 2**64:016x}"}
 
 
 def _by_bucket(rows: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:

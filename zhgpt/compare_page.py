@@ -29,7 +29,10 @@ SAMPLE_CHARACTERS = 400_000
 DIGITS = 6  # significant ones, of figures on the page
 
 CURVES = ("eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy")
-CURVES += ("eval_nats_per_character", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+CURVES += ("eval_nats_per_character", "eval_samples_repeating", "eval_samples_distinct_4")
+CURVES += ("eval_samples_longest_run", "eval_samples_punctuation", "eval_samples_zip")
+CURVES += ("loss", "learning_rate", "grad_norm", "update_ratio", "tokens_per_second")
+CURVES += ("share_of_peak", "memory_gb")
 
 _PAGE = """{beginning}<html lang="en">
 <head>
@@ -134,10 +137,17 @@ def _run(run: Run, runs: int, notes: list[Note]) -> dict[str, Any]:
         "flops": run.flops,
         "hours": run.hours,
         "metrics": {key: run.evaluation.get(key) for key in CURVES if key.startswith("eval_")},
-        "log": {key: [e.get(key) for e in entries] for key in ("step", "hours", *CURVES)},
+        "log": _columns(entries),
         "segments": record["segments"],
+        "alarms": run.alarms,
         "samples": _samples(run, SAMPLE_CHARACTERS // runs, notes),
     }
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Of step, hours, and each curve that the run has."""
+    had = [key for key in CURVES if any(key in entry for entry in entries)]
+    return {key: [entry.get(key) for entry in entries] for key in ("step", "hours", *had)}
 
 
 def _ranking(runs: Sequence[Run], ranking: Ranking) -> dict[str, Any]:

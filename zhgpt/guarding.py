@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.nn.utils import get_total_norm
 from transformers import Trainer, TrainerCallback
 
 from zhgpt import culprit, guards, leaving, tracking, unigram
 from zhgpt.errors import Left, Stopped
-from zhgpt.peers import agreed
+from zhgpt.peers import agreed, gathered
 from zhgpt.recipe import GuardsSection
 from zhgpt.session import Session, now
 from zhgpt.stillness import Stillness
@@ -180,7 +179,7 @@ class Guards(TrainerCallback):
         (bad,) = agreed(mine is not None or weights)
         if not bad or "not_finite" in self.fired or self.section.not_finite == "off":
             return
-        faults = [fault for fault in _of_all(mine) if fault]
+        faults = [fault for fault in gathered(mine) if fault]
         unknown = Fault(state.global_step, None, None, "weights")
         self._broken(min(faults, key=lambda f: f.step, default=unknown), args, **kwargs)
         if self.section.not_finite == "stop":
@@ -282,12 +281,3 @@ def _evaluations(args, state) -> list[dict[str, Any]]:
 def _fetched(kept: list[tuple[int, torch.Tensor]]) -> list[float]:
     """The numbers, in one transfer."""
     return torch.stack([value.float() for _, value in kept]).tolist() if kept else []
-
-
-def _of_all(value: Any) -> list[Any]:
-    """The values of all processes."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from zhgpt.errors import INTERRUPTED
 
@@ -21,6 +21,7 @@ _ENOUGH = 3  # signals of one kind: who asks for the third time will not wait
 _SECONDS_FOR_LAST_ACTS = 5  # a record on a dead network disk must not keep the process
 
 BEGAN = time.monotonic()  # this module is a command's first import
+PARENT = os.getppid()  # another one later: who started this process has ended
 
 
 class _State:
@@ -33,6 +34,7 @@ class _State:
         self.turning = threading.RLock()  # between "at once" and "deferred" nobody leaves
         self.heard: Counter = Counter()
         self.last_acts: list[Callable[[str], None]] = []
+        self.first_acts: list[Callable[[], None]] = []
 
 
 _state = _State()
@@ -100,6 +102,7 @@ def ask(reason: str, told: str | None = None) -> None:
         if _state.deferred:
             if first:
                 _tell(f"{told or reason}: saving after this step, then leaving")
+                _first_acts()
             return
         _tell(f"{told or reason}: leaving; nothing is lost, the same command continues")
         _leave(reason)
@@ -133,6 +136,22 @@ def at_once() -> None:
 
 
 @contextmanager
+def first_act(act: Callable[[], None]) -> Iterator[None]:
+    """Inside, `act` is done as soon as somebody asks for a departure that work is saved before."""
+    _state.first_acts.append(act)
+    try:
+        yield
+    finally:
+        _state.first_acts.remove(act)
+
+
+def _first_acts() -> None:
+    for act in _state.first_acts:
+        with suppress(OSError):
+            act()
+
+
+@contextmanager
 def last_act(act: Callable[[str], None]) -> Iterator[None]:
     """Inside, `act(reason)` is done before a departure at once: a record ended, a lock released."""
     _state.last_acts.append(act)
@@ -160,10 +179,8 @@ def _leave(reason: str) -> None:
 
 def _last_acts(reason: str) -> None:
     for act in reversed(_state.last_acts):
-        try:
+        with suppress(OSError):  # a full disk, a folder that is gone: the next start finds out
             act(reason)
-        except OSError:
-            continue  # a full disk, a folder that is gone: the next start finds out
 
 
 def _tell(line: str) -> None:

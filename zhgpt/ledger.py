@@ -5,9 +5,11 @@
      "encodings": {name: files}, "contamination": {kind: {"documents", "bytes"}},
      "encoder": name, "validation_split": how, "blocks_hash": hash}
 
-SPLIT has files, documents, bytes (UTF-8), characters, tokens (without end of text), eos_tokens,
-block_size, blocks, remainder_tokens and bytes_per_token. The remainder of training is dropped;
-that of validation is its last, shorter block.
+SPLIT has files, documents, bytes (UTF-8), characters, text_hash, tokens (without end of text),
+eos_tokens, block_size, blocks, remainder_tokens and bytes_per_token. The remainder of training is
+dropped; that of validation is its last, shorter block. text_hash is the sum of the documents' XXH3
+(64 bits, of their UTF-8) modulo 2**64: the same for the same documents in any order, whatever cuts
+them into tokens; against change, not against forgery.
 """
 
 from collections import Counter

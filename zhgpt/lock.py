@@ -34,17 +34,19 @@ def alone(folder: Path, rank: int, say: Callable[[str], None]) -> Iterator[None]
     require_place(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lease(folder)
+    lock, leaves = _lease(folder), _sign_of_leaving(folder)
     _acquire(lock, folder, say)
+    leaves.unlink(missing_ok=True)
 
     def release(*_: object) -> None:
+        leaves.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
 
     try:
-        with leaving.last_act(release):
+        with leaving.last_act(release), leaving.first_act(leaves.touch):
             yield
     finally:
         release()
@@ -63,6 +65,11 @@ def _lease(folder: Path) -> filelock.SoftFileLease:
     )
 
 
+def _sign_of_leaving(folder: Path) -> Path:
+    """There while the holder saves its work to leave: the next one waits for it to end."""
+    return folder / f"{LOCK}.leaving"
+
+
 def _acquire(lock: filelock.SoftFileLease, folder: Path, say: Callable[[str], None]) -> None:
     try:
         lock.acquire(timeout=0)
@@ -72,9 +79,17 @@ def _acquire(lock: filelock.SoftFileLease, folder: Path, say: Callable[[str], No
     say(f"{folder} is in use by process {holder or '(unknown)'}; looking whether it is alive")
     # A lock without a holder's name was left by one that was killed before it could write it.
     patience = 2 * LEASE_SECONDS if holder else TOUCH_SECONDS
+    leaves = _sign_of_leaving(folder)
     try:
-        lock.acquire(timeout=patience, cancel_check=lambda: _touched(lock) != seen)
+        lock.acquire(
+            timeout=patience,
+            cancel_check=lambda: _touched(lock) != seen and not leaves.exists(),
+        )
     except filelock.Timeout:
+        if leaves.exists():
+            say(f"{folder}: that process saves its work to leave; waiting for its end")
+            lock.acquire()
+            return
         if holder or _touched(lock) != seen:
             raise InputError(
                 f"{folder} is in use: process {lock.pid or holder} trains there.\n"

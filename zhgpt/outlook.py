@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -17,6 +16,7 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 from zhgpt import (
     cards,
     corpus,
+    disk,
     facts,
     kills,
     lint,
@@ -271,12 +271,8 @@ def _preemption(
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, and no infinity, which JSON does not know."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{session.PLAN}.tmp"
-    temporary.write_text(
-        json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(temporary, folder / session.PLAN)
+    text = json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False)
+    disk.write_whole(folder / session.PLAN, text + "\n")
 
 
 def _finite(value: Any) -> Any:

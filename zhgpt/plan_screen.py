@@ -116,8 +116,7 @@ def _here(plan: Plan) -> list[tuple[str, str]]:
         return [("here", f"{device}: not timed: {here['reason']}")]
     probe, made = here["probe"], plan["plan"]
     text = (
-        f"{device}: {hours(here['hours'])} ({hours(here['low_hours'])} to"
-        f" {hours(here['high_hours'])}, quartiles of {len(probe['steps'])} steps),"
+        f"{device}: {hours(here['hours'])} ({_spread(here)}),"
         f" {here['tokens_per_second']:,.0f} tokens/s, {here['flops_per_second'] / 1e12:.3g} TFLOPS"
     )
     if price:
@@ -128,18 +127,26 @@ def _here(plan: Plan) -> list[tuple[str, str]]:
     return [("here", text), ("", shares)]
 
 
+def _spread(here: Plan) -> str:
+    number = len(here["probe"]["steps"])
+    if number == 1:
+        return "from one step, so its spread is not known"
+    kind = "quartiles" if number > 3 else "extremes"
+    return f"{hours(here['low_hours'])} to {hours(here['high_hours'])}, {kind} of {number} steps"
+
+
 def _preemption(plan: Plan) -> list[tuple[str, str]]:
     made = plan["preemption"]
     if "best_save_minutes" not in made:
         return []
     own, price = made["save_minutes"], plan["price_per_hour"]
-    every = "never" if own is None else f"every {own:.3g} min"
+    every = "never" if own is None else f"every {hours(own / 60)}"
     text = (
         f"a kill each {made['kills_every_hours']:g} h{' (assumed)' if made['assumed'] else ''}:"
         f" saves {every}, which costs {hours(made['lost_hours'])}{_paid(made['lost_hours'], price)}"
         f" in all; --save_minutes {made['best_save_minutes']:.2g} costs least,"
         f" {hours(made['best_lost_hours'])}{_paid(made['best_lost_hours'], price)}"
-        f" (Young 1974; a save stalls {made['save_seconds']:.2g} s and is written in"
+        f" (Young 1974; a save stalls up to {made['save_seconds']:.2g} s and is written in"
         f" {made['write_seconds']:.2g} s)"
     )
     return [("kills", text)]
@@ -179,8 +186,8 @@ def _disk(plan: Plan) -> list[tuple[str, str]]:
 
 def _cards(plan: Plan) -> list[str]:
     price = plan["price_per_hour"]
-    share = f"{EFFICIENCY:.0%} of the peak in 16 bits"
-    head = f"{'cards':>10}  at {share}: assumed, small models reach less"
+    words = f"at {EFFICIENCY:.0%} of the peak in 16 bits: assumed, small models reach less"
+    head = f"{'cards':>10}  {words}"
     titles = f"{'':>12}{'':<6}{'TFLOPS':>7}{'time':>12}" + (f"{'cost':>12}" if price else "")
     rows = [head, titles + f"{'GB':>5}{'needed':>8}{'largest micro-batch':>21}"]
     for card in plan["cards"]:
@@ -193,19 +200,17 @@ def _cards(plan: Plan) -> list[str]:
 
 
 def _lint(found: list[Mapping[str, Any]], room: int) -> list[str]:
-    """Of each stop and warning a line, and one of its effect while there is room."""
+    """Of each stop and warning a line, and its effect while there is room."""
+    if not found:
+        return [f"{'lint':>10}  nothing found"]
     grave = [f for f in found if f["severity"] != "note"]
     notes = ", ".join(f"{f['id']} ({f['value']})" for f in found if f["severity"] == "note")
     last = _wrapped("note", notes)[:2] if notes else []
-    if not found:
-        return [f"{'lint':>10}  nothing found"][:room]
-    shown = grave[: max(0, room - len(last))]
-    effects = room - len(last) - len(shown)
-    lines = []
-    for number, f in enumerate(shown):
-        severity = "accepted" if f["accepted"] else f["severity"]
-        head = f"{severity:>10}  {f['id']}: {f['key']} = {f['value']}; instead: {f['instead']}"
-        lines.append(_clipped(head))
-        if number < effects:
-            lines.append(_clipped(f"{_INDENT}{f['effect']}"))
+    shown, lines = grave[: room - len(last)], []
+    for number, f in enumerate(shown, 1):
+        severity, key = "accepted" if f["accepted"] else f["severity"], f["key"].split(".")[-1]
+        head = f"{f['id']}: {key} = {f['value']}; instead: {f['instead']}"
+        lines.append(_clipped(f"{severity:>10}  {head}"))
+        free = room - len(last) - len(lines) - (len(shown) - number)
+        lines += _wrapped("", f["effect"])[: min(2, max(0, free))]
     return lines + last

@@ -30,8 +30,8 @@ Say = Callable[[str], None]
 
 SECONDS, FEWEST, MOST = 6.0, 3, 200  # of timed steps
 _WARM_UP = 2  # steps: compilation, first allocations
-# Of a micro-batch on a CPU: some ten seconds on two cores. Above, it is timed in smaller ones.
-_CPU_FLOPS = 5e11
+# Of a micro-batch on a CPU: some seconds on two cores. Above, it is timed in smaller ones.
+_CPU_FLOPS = 2e11
 _ROWS = 64  # blocks of random tokens, taken again and again
 _DRAWN = 8  # tokens of a sample
 _WRITTEN = 32 << 20
@@ -40,8 +40,8 @@ _ROOM = 0.85  # of the memory: what an estimate that is 15 % too low would fill
 
 @dataclass
 class Probe:
-    """Seconds: of each timed step as the recipe has it, of the copy that a save waits for, of a
-    token that is drawn. `peak_bytes` is of the GPU.
+    """Seconds: of each timed step as the recipe has it, of the copy of a save (the most that
+    training waits for it), of a token that is drawn. `peak_bytes` is of the GPU.
     """
 
     micro_batch: int
@@ -101,7 +101,7 @@ class _Timer(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         now = _now()
-        if self.skip:
+        if self.skip and now - self.last < SECONDS:  # beside a longer one a warm-up is nothing
             self.skip -= 1
             self.began = now
         else:
@@ -144,7 +144,9 @@ def _timed(
     folder: Path,
 ) -> Probe:
     accumulation = steps.gradient_accumulation_steps * steps.micro_batch // micro_batch
-    few, timer = min(2, accumulation), _Timer()
+    # Two micro-batches, so that gradients add up as in the run; one where they are made smaller.
+    few = min(2, accumulation) if micro_batch == steps.micro_batch else 1
+    timer = _Timer()
     with tempfile.TemporaryDirectory(prefix="zhgpt-probe-") as scratch:
         with recipe.judged("training_arguments"):
             short = _arguments(pins, steps, scratch, micro_batch, few)
@@ -191,11 +193,12 @@ def _arguments(
 
 
 def _copied(trainer: Trainer) -> float:
-    """Seconds of the copy that a save makes before training goes on."""
+    """Seconds of the copy that a save makes: so long at most the optimizer waits for it."""
     memory = Memory()
     for _ in range(2):  # buffers are taken in the first, and used again
         began = _now()
-        memory.copy([trainer.model.state_dict(), trainer.optimizer.state_dict()])
+        memory.begin([trainer.model.state_dict(), trainer.optimizer.state_dict()])
+        memory.fill()
     return _now() - began
 
 

@@ -48,17 +48,24 @@ class Ranking:
 def rankings(runs: Sequence[Run]) -> list[Ranking]:
     """One for each validation text that finished runs were evaluated on."""
     finished = [number for number, run in enumerate(runs) if run.finished]
-    texts = _grouped(finished, lambda number: validation_text(runs[number]))
+    known = validation_texts(runs)
+    texts = _grouped(finished, lambda number: known[number])
     return [_ranking(runs, numbers) for numbers in texts]
 
 
-def validation_text(run: Run) -> Hashable:
-    """Equal for runs on the same validation text, whatever cut it into tokens.
+def validation_texts(runs: Sequence[Run]) -> list[Hashable]:
+    """Of each run; equal for those on the same validation text, whatever cut it into tokens.
 
-    The record has no hash of the text itself; documents, bytes and characters stand for it.
+    Where a record is of a time without a hash of that text, documents, bytes and characters stand
+    for it.
     """
-    validation = run.record["ledger"]["validation"]
-    return tuple(validation.get(key) for key in ("documents", "bytes", "characters"))
+    keys = ("text_hash",) if _hashed(runs) else ("documents", "bytes", "characters")
+    splits = (run.record["ledger"]["validation"] for run in runs)
+    return [tuple(split.get(key) for key in keys) for split in splits]
+
+
+def _hashed(runs: Sequence[Run]) -> bool:
+    return all(run.record["ledger"]["validation"].get("text_hash") for run in runs)
 
 
 def one_tokenizer(runs: Sequence[Run]) -> bool:
@@ -123,8 +130,13 @@ def _judged(candidate: Candidate, best: Candidate, spread: float | None) -> Cand
 def remarks(runs: Sequence[Run], found: Sequence[Ranking]) -> list[Note]:
     """What has to be said beside the rankings."""
     notes: list[Note] = []
-    if len({validation_text(run) for run in runs}) > 1:
+    if len(set(validation_texts(runs))) > 1:
         notes.append({"key": "texts_differ"})
+    if len(runs) > 1 and not _hashed(runs):
+        notes.append({"key": "texts_by_size"})
+    if len({run.clocked for run in runs}) > 1:
+        clocked = ", ".join(run.name for run in runs if run.clocked)
+        notes.append({"key": "hours_differ", "runs": clocked})
     if not one_tokenizer(runs):
         notes.append({"key": "tokenizers_differ"})
     for ranking in found:
@@ -137,4 +149,5 @@ def remarks(runs: Sequence[Run], found: Sequence[Ranking]) -> list[Note]:
         if not run.finished:
             steps = {"step": run.step, "steps": run.record["plan"]["max_steps"]}
             notes.append({"key": "unfinished", "run": run.name} | steps)
+        notes += [{"key": "alarm", "run": run.name} | alarm for alarm in run.alarms]
     return notes

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zhgpt import session
+from zhgpt import disk, session
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.report import count
 
@@ -25,8 +25,20 @@ HEADS = {
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """The published facts of a finished run; InputError for any other, or for unrecorded code."""
+    """The published facts of a finished run; InputError for any other, for unrecorded code, and
+    for a record that is damaged.
+    """
     record = session.read(folder)
+    try:
+        line = _line(folder, record)
+        _row(line)  # what the table is made of
+        return line
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder}/run.json: damaged ({fault}); nothing was published.") from None
+
+
+def _line(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if record["status"] != "finished":
         raise InputError(
             f"{record['name']} is {record['status']}: only a finished run is published."
@@ -58,9 +70,14 @@ def _without_folders(key: str, value: Any) -> Any:
 
 def curve(folder: Path) -> list[tuple[int, float]]:
     """(tokens, bits per byte) of every evaluation."""
-    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    evaluations = [entry for entry in state["log_history"] if "eval_bits_per_byte" in entry]
-    return [(entry["tokens"], round(entry["eval_bits_per_byte"], 5)) for entry in evaluations]
+    path = folder / "trainer_state.json"
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        evaluations = [entry for entry in history if "eval_bits_per_byte" in entry]
+        return [(entry["tokens"], round(entry["eval_bits_per_byte"], 5)) for entry in evaluations]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: no whole curve in it ({fault}).") from None
 
 
 def append(results: Path, line: Mapping[str, Any]) -> None:
@@ -68,8 +85,10 @@ def append(results: Path, line: Mapping[str, Any]) -> None:
     for known in read(results):
         if (known["name"], known["finished"]) == (line["name"], line["finished"]):
             raise InputError(f"{results} holds this run already ({line['name']}).")
-    with results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    before = results.read_text(encoding="utf-8") if results.exists() else ""
+    if before and not before.endswith("\n"):
+        before += "\n"
+    disk.write_whole(results, before + json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -81,9 +100,12 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def _parse(results: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{results}:{number}: not a line of results ({error}).") from None
+        content = json.loads(line)
+        _row(content), content["finished"]
+        return content
+    except (ValueError, KeyError, TypeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{results}:{number}: not a line of results ({fault}).") from None
 
 
 def table(lines: Sequence[Mapping[str, Any]], head: str) -> str:
@@ -112,9 +134,22 @@ def _row(line: Mapping[str, Any]) -> str:
 
 
 def with_table(page: str, name: str, lines: Sequence[Mapping[str, Any]]) -> str:
-    """`page` with the table between its marks replaced."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(lines, HEADS[name])}\n{END}{rest.split(END)[1]}"
+    """`page` with the table between its marks replaced; InputError where they are not."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise InputError(f"{name}: its table stands between {BEGIN} and {END}; they are missing.")
+    return f"{before}{BEGIN}\n{table(lines, HEADS[name])}\n{END}{after}"
+
+
+def _page(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{page}: {error.strerror}; start this in the repository's own folder, or name another"
+            " --results."
+        ) from None
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -122,12 +157,13 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("run", nargs="?", type=Path, help="output folder of a finished run")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
     options = parser.parse_args(argv)
+    pages = {page: _page(page) for page in PAGES} if options.results == RESULTS else {}
+    for page, text in pages.items():
+        with_table(text, page.name, [])  # before anything is written
     if options.run:
         append(options.results, result(options.run))
-    if options.results == RESULTS:
-        for page in PAGES:
-            text = with_table(page.read_text(encoding="utf-8"), page.name, read(RESULTS))
-            page.write_text(text, encoding="utf-8")
+    for page, text in pages.items():
+        disk.write_whole(page, with_table(text, page.name, read(RESULTS)))
     return FINISHED
 
 

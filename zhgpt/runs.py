@@ -40,10 +40,11 @@ class Run:
     """`name` is the folder's, with the way to it where two are called the same.
 
     `entries` are the log lines up to `step`, only their numbers, each with its step and hours;
-    `samples` have step, prompt and text.
+    `samples` have step, prompt and text; `alarms` have guard, step and text.
 
-    `hours` are those inside steps and evaluations; saves, samples, starts and repeated steps are in
-    no log line. None where no line has a rate.
+    `hours` are those of the clock over all segments where log lines have `seconds`. Else they are
+    those inside steps and evaluations: saves, samples, starts and repeated steps are in no such
+    line. None where no line has a rate either.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Run:
     step: int = 0
     entries: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[Mapping[str, Any]] = ()
+    alarms: Sequence[Mapping[str, Any]] = ()
     notes: list[Note] = field(default_factory=list)
 
     @property
@@ -77,6 +79,11 @@ class Run:
     @property
     def hours(self) -> float | None:
         return self.entries[-1]["hours"] if self.entries else None
+
+    @property
+    def clocked(self) -> bool:
+        """Whether hours are those of the clock."""
+        return any("seconds" in entry for entry in self.entries)
 
 
 def read(folders: Sequence[Path]) -> list[Run]:
@@ -135,6 +142,7 @@ def _read(folder: Path, record: dict[str, Any], name: str) -> Run:
         step=state["global_step"],
         entries=_timed(entries, record["recipe"]["tokens_per_step"]),
         samples=list(_samples(folder / "samples.jsonl", name, notes)),
+        alarms=list(_alarms(record.get("alarms", []), name, notes)),
         notes=notes,
     )
     notes += _not_finite(entries, name)
@@ -193,7 +201,18 @@ def _not_finite(entries: Sequence[Mapping[str, Any]], name: str) -> list[Note]:
 
 
 def _timed(entries: list[dict[str, Any]], tokens_per_step: int) -> list[dict[str, Any]]:
-    """With the hours inside steps and evaluations that had passed at each line's step.
+    """With the hours that had passed at each line's step."""
+    known = {0: 0.0} | {e["step"]: e["seconds"] for e in entries if "seconds" in e}
+    if len(known) == 1:
+        return _estimated(entries, tokens_per_step)
+    steps = sorted(known)
+    seconds = [known[step] for step in steps]
+    between = (e.get("seconds", _between(steps, seconds, e["step"])) for e in entries)
+    return [e | {"hours": s / 3600} for e, s in zip(entries, between, strict=True)]
+
+
+def _estimated(entries: list[dict[str, Any]], tokens_per_step: int) -> list[dict[str, Any]]:
+    """With the hours inside steps and evaluations, for a log that has no clock.
 
     A log line tells the rate of the steps since the line before it; in between time is linear.
     """
@@ -228,6 +247,14 @@ def _samples(path: Path, name: str, notes: list[Note]) -> Iterator[dict[str, Any
         except (ValueError, KeyError, TypeError) as error:
             place = f"{path.name}:{number}"
             notes.append(_damaged(name, place, f"{type(error).__name__}: {error}"))
+
+
+def _alarms(found: Any, name: str, notes: list[Note]) -> Iterator[dict[str, Any]]:
+    for number, alarm in enumerate(found if isinstance(found, list) else []):
+        if isinstance(alarm, dict) and type(alarm.get("step")) is int:
+            yield {"step": alarm["step"]} | {k: str(alarm.get(k)) for k in ("guard", "text")}
+        else:
+            notes.append(_damaged(name, f"run.json, alarms.{number}", "not an alarm with a step"))
 
 
 def vocabulary(run: Run) -> frozenset[str] | None:

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-# A log line offline; measured with wandb 0.25: 1 to 2 kB a line, 2 MB beside them for each start.
-_LINE_BYTES, _START_BYTES = 2_000, 2_000_000
+# Offline; measured with wandb 0.31: 0.75 kB for each log line, 30 kB for each start. The machine's
+# own figures, four times a minute, come on top.
+_LINE_BYTES, _START_BYTES = 1_000, 50_000
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes. `making` is what lies in the cache beside `corpus` while it is prepared."""
+    """Bytes. `making` is what lies in the cache beside `corpus` while it is prepared, at the most
+    (docs/speed.md: a peak of 4.05 bytes per token, and 2.00 at the end).
+    """
 
     corpus: int
     making: int
@@ -39,7 +42,7 @@ def estimate(
     tracked = "wandb" in (pins.training_arguments.get("report_to") or ())
     return Disk(
         corpus=corpus,
-        making=2 * corpus,
+        making=corpus,
         checkpoint=12 * parameters,
         checkpoints=kept * 12 * parameters,
         kept=kept,

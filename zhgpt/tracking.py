@@ -19,7 +19,7 @@ import wandb
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import WandbCallback
 
-from zhgpt import leaving
+from zhgpt import leaving, swan
 from zhgpt.errors import FINISHED, INTERRUPTED
 from zhgpt.session import Session
 
@@ -40,6 +40,8 @@ def start(trainer: Trainer, segment: Session, say: Callable[[str], None]) -> Non
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
+    if "swanlab" in trainer.args.report_to and segment.main_process:
+        swan.start(segment, tags(segment.record))
     if "wandb" not in trainer.args.report_to:
         return
     trainer.remove_callback(WandbCallback)

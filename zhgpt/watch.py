@@ -1,5 +1,6 @@
 """What tells a run to leave besides a signal: a file that appears, a command, a limit of time."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -33,6 +34,16 @@ def require(section: PreemptionSection) -> None:
         )
 
 
+def has_launcher() -> bool:
+    """Whether torchrun, or what is made of it, started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def orphaned() -> str | None:
+    """A process whose launcher was killed would train on, and keep the next start out."""
+    return "launcher has ended" if has_launcher() and os.getppid() != leaving.PARENT else None
+
+
 def _words(section: PreemptionSection) -> list[str]:
     try:
         return shlex.split(section.stop_command or "")
@@ -58,7 +69,8 @@ class Watch:
     def __enter__(self) -> "Watch":
         require(self.section)
         leaving.forget()
-        if self.section.stop_file or self.section.stop_command or self.section.max_minutes:
+        section = self.section
+        if section.stop_file or section.stop_command or section.max_minutes or has_launcher():
             threading.Thread(target=self._look, name="watch", daemon=True).start()
         return self
 
@@ -70,7 +82,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self.ended.wait(SECONDS_BETWEEN_LOOKS):
-            reason = self._stop_file() or self._time_limit() or self._stop_command()
+            reason = self._stop_file() or self._time_limit() or self._stop_command() or orphaned()
             if reason:
                 leaving.ask(reason)
                 return

@@ -7,8 +7,9 @@ const data = read("data"), words = read("words"), runs = data.runs;
 // Tol's "bright" colours, told apart also by the colour-blind; dashes once they are used up.
 const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"];
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3]];
-const VALIDATION = ["eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_nats_per_character"];
-const TRAINING = ["loss", "learning_rate", "grad_norm", "tokens_per_second"];
+const VALIDATION = ["eval_bits_per_byte", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_nats_per_character",
+  "eval_samples_repeating", "eval_samples_distinct_4", "eval_samples_longest_run", "eval_samples_punctuation", "eval_samples_zip"];
+const TRAINING = ["loss", "learning_rate", "grad_norm", "update_ratio", "tokens_per_second", "share_of_peak", "memory_gb"];
 const PER_TOKEN = ["eval_loss", "eval_perplexity", "eval_accuracy", "loss"];
 const AXES = ["tokens", "flops", "hours"];
 
@@ -143,6 +144,7 @@ function hoursAt(run, step) {
 
 function points(run, metric, positive) {
   const xs = [], ys = [];
+  if (!run.log[metric]) return [xs, ys];
   run.log.step.forEach((step, i) => {
     const x = state.axis === "hours" ? run.log.hours[i] : along(run, step, state.axis), y = run.log[metric][i];
     if (x !== null && y !== null && !(positive && y <= 0)) { xs.push(x); ys.push(y); }
@@ -169,11 +171,20 @@ function marks(chart) {
     if (x === null || x < min || x > max || !chart.series[i + 1].show) return;
     const reason = run.segments[k - 1].reason ?? say("unknown_value");
     const text = say("mark", { run: run.name, step: segment.from_step, reason });
-    const mark = el("div", { class: "mark" }, el("div", { class: "flag", title: text, "aria-label": text }));
-    mark.style.left = `${chart.valToPos(x, "x")}px`;
-    mark.style.color = colour(i);
-    chart.over.append(mark);
+    flag(chart, x, i, text, "mark", "");
   }));
+  runs.forEach((run, i) => run.alarms.forEach((alarm) => {
+    const x = along(run, alarm.step, state.axis);
+    if (x === null || x < min || x > max || !chart.series[i + 1].show) return;
+    flag(chart, x, i, say("alarm", { run: run.name, ...alarm }), "mark alarm", "!");
+  }));
+}
+
+function flag(chart, x, i, text, kind, sign) {
+  const made = el("div", { class: kind }, el("div", { class: "flag", title: text, "aria-label": text }, sign));
+  made.style.left = `${chart.valToPos(x, "x")}px`;
+  made.style.color = colour(i);
+  chart.over.append(made);
 }
 
 // Two fingers widen or narrow the stretch between them; the library knows the mouse only.
@@ -247,6 +258,8 @@ function choice(name, options, chosen, change) {
   return select;
 }
 
+const known = (metric) => runs.some((run) => run.log[metric]) || ["eval_bits_per_byte", "loss"].includes(metric);
+
 function panel(kind, metrics) {
   const warning = el("p", { class: "faint", role: "status" });
   const logarithmic = el("input", { type: "checkbox", onchange: (event) => {
@@ -267,8 +280,9 @@ function curves() {
   return el("section", { id: "curves" }, el("h2", {}, say("curves")), el("div", { class: "controls" },
     el("label", {}, say("over"), " ", choice("axis", AXES, state.axis, (key) => { state.axis = key; })),
     el("button", { onclick: seeAll }, say("see_all"))),
-    el("p", { class: "faint" }, say("curves_hint"), " ", runs.some((run) => run.segments.length > 1) ? say("marks_hint") : ""),
-    panel("validation", VALIDATION), panel("training", TRAINING));
+    el("p", { class: "faint" }, say("curves_hint"), " ", runs.some((run) => run.segments.length > 1) ? say("marks_hint") : "",
+      " ", runs.some((run) => run.alarms.length) ? say("alarms_hint") : ""),
+    panel("validation", VALIDATION.filter(known)), panel("training", TRAINING.filter(known)));
 }
 
 // ---- starts, differences, samples ----
