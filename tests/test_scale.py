@@ -30,12 +30,13 @@ def nodes(number: int, processes: int) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, processes", [(1, 4), (2, 1)])
-def test_the_curve_is_that_of_one_process(tiny_recipe, tmp_path, number, processes):
-    changes = {"training_arguments__per_device_train_batch_size": 2}
-    path, alone, many = tiny_recipe(**changes), tmp_path / "alone", tmp_path / "many"
+@pytest.mark.parametrize("number, processes, size", [(1, 4, 2), (2, 1, 2), (1, 2, "auto")])
+def test_the_curve_is_that_of_one_process(tiny_recipe, tmp_path, number, processes, size):
+    """Also where the processes look for their micro-batch together."""
+    path, alone, many = tiny_recipe(), tmp_path / "alone", tmp_path / "many"
     assert run_clm.run([str(path), "--output_dir", str(alone)]) == 0
     script = ["run_clm.py", str(path), "--output_dir", str(many)]
+    script += ["--per_device_train_batch_size", str(size)]
     started = [
         subprocess.Popen([*start, *script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for start in nodes(number, processes)
