@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 
 import run_clm
-import wandb
 from zhgpt import tracking
 
 
