@@ -31,6 +31,7 @@ _OF_THIS_PLACE = {"output_dir", "run_name", "logging_dir", "hub_token"}
 SECONDS_TO_FINISH = {"finished": 60, "interrupted": 4, "failed": 4}
 EXIT_CODES = {"finished": FINISHED, "interrupted": INTERRUPTED, "failed": 1}
 _TOKENS = re.compile(r"train/tokens\W+(?:value_json\W+)?(\d+)")
+_PLACE = {"tokens", "global_step", "epoch"}
 _TOTALS = re.compile("train_(runtime|loss|.*_per_second)|total_flos")
 
 
@@ -114,7 +115,7 @@ class Tracker(TrainerCallback):
         self.run.summary.update({k: v for k, v in row.items() if _TOTALS.fullmatch(k)})
         row = {key: value for key, value in row.items() if not _TOTALS.fullmatch(key)}
         again = row["tokens"] < self.sent or (row["tokens"] == self.sent and "loss" in row)
-        if not again:
+        if not again and row.keys() - _PLACE:
             self.run.log({_charted(key): value for key, value in row.items()})
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
@@ -236,10 +237,12 @@ def where(run, offline: bool) -> str:
         return f"W&B: {run.url}"
     if run.disabled:
         return "W&B: disabled by WANDB_MODE"
-    # Each start makes a piece of its own; all together they are one run.
+    # Each start makes a piece of its own; all together they are one run. One by one: after a piece
+    # that a kill left without its end, `wandb sync` sends none of those that follow (wandb 0.31).
     pieces = Path(run.dir).parent.parent / f"offline-run-*-{run.id}"
     reason = "no account configured" if offline else "WANDB_MODE"
-    return f"W&B: offline ({reason}); to send it: wandb sync {pieces}"
+    send = f'for piece in {pieces}; do wandb sync "$piece"; done'
+    return f"W&B: offline ({reason}); to send it: {send}"
 
 
 def has_account() -> bool:
