@@ -27,7 +27,7 @@ ADVICE = {
     "not_finite": "A lower learning_rate, a longer warm-up or bf16 in place of fp16 may help.",
     "loss_jump": "If it does not come back, go on from an earlier checkpoint with a lower rate.",
     "gradient_explosion": "A lower learning_rate or a longer warm-up may help.",
-    "unigram_plateau": "Look at learning_rate first (python -m zhgpt.lint).",
+    "unigram_plateau": "Look at learning_rate first: --plan says what it finds unusual.",
     "throughput_drop": "Another process on the machine, heat, or a slow disk?",
     "no_progress": "A dead process of the group, a disk or a network that does not answer?",
     "repetition": "Look at the samples; too high or too low a rate, or too few tokens so far.",
