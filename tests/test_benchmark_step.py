@@ -132,3 +132,30 @@ def test_ways_make_the_same_steps(tiny_recipe, tiny_files, tmp_path):
     for turns in found["turns"].values():
         assert len(turns) == 2 and all(each["seconds"] > 0 for each in turns)
     assert found["parameters"] > 0 and "share of matmul" in benchmark.tables(found)
+
+
+def test_overhead_is_that_of_an_hour():
+    """A step of 2 s and 20 evaluations of 9 s; ours 2.02 s and 11 s, and 9 saves of 1 s."""
+    bare = {"seconds": 8.0, "evaluations": [9.0], "saves": []}
+    ours = {"seconds": 8.08, "evaluations": [11.0], "saves": [1.0]}
+    found = FOUND | {"what": "overhead", "turns": {"bare_evaluated": [bare], "ours": [ours]}}
+    found["events"] = {"evaluations": 0.05, "saves": 200, "logging": 10}
+    expected = (1800 * 2.02 + 20 * 11 + 9) / (1800 * 2 + 20 * 9) - 1
+    assert benchmark_step_table.overheads(found) == pytest.approx([expected])
+    assert "| wait for a save |  | 1.00 | 9 |" in benchmark.tables(found)
+    found["events"] |= {"evaluations": None, "saves": None}
+    assert benchmark_step_table.overheads(found) == pytest.approx([0.01])
+
+
+@pytest.mark.slow
+def test_an_evaluated_run_is_timed_by_its_parts(tiny_recipe, tiny_files, tmp_path):
+    output = tmp_path / "record.json"
+    options = ["--recipe", str(tiny_recipe()), "--files", str(tiny_files["train"])]
+    options += ["--repeats", "2", "--steps", "2", "--output", str(output)]
+    assert benchmark.run(["--what", "overhead", *options]) == 0
+    found = benchmark.read(output)
+    for way, turns in found["turns"].items():
+        for turn in turns:
+            assert len(turn["evaluations"]) == 1
+            assert len(turn["saves"]) == (way == "ours")
+    assert found["events"] == {"evaluations": 3, "saves": 3, "logging": 1}

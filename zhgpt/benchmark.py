@@ -2,8 +2,7 @@
 
 python -m zhgpt.benchmark --what preparation --files FILE ... --output RECORD.json
 python -m zhgpt.benchmark --what save --output RECORD.json
-python -m zhgpt.benchmark --what startup --output RECORD.json
-python -m zhgpt.benchmark --what step --recipe RECIPE [--key value]... --output RECORD.json
+python -m zhgpt.benchmark --what step|overhead --recipe RECIPE [--key value]... --output RECORD.json
 python -m zhgpt.benchmark --table RECORD.json
 """
 
@@ -31,7 +30,7 @@ from zhgpt.benchmark_save import Saves
 from zhgpt.benchmark_startup import Starts
 from zhgpt.benchmark_step import Steps
 from zhgpt.errors import FINISHED, InputError, exit_code
-from zhgpt.steppers import WAYS
+from zhgpt.steppers import EVALUATED, WAYS
 
 BEGIN = "<!-- figures: written by python -m zhgpt.benchmark --table {} -->"
 END = "<!-- end of figures -->"
@@ -63,7 +62,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     """What is left over are options of run_clm.py, where it is measured."""
     parser = _parser()
     options, overrides = parser.parse_known_args(argv)
-    if overrides and options.what != "step":
+    if overrides and options.what not in ("step", "overhead"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     return options
@@ -129,27 +128,43 @@ def _startup(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    ways = [way for way in WAYS if way in ("bare", "matmul") or way in options.ways]
+    return _steps(options, scratch, ways).measure()
+
+
+def _overhead(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    return _steps(options, scratch, list(EVALUATED), whole=True).measure()
+
+
+def _steps(options: argparse.Namespace, scratch: Path, ways: list[str], whole=False) -> Steps:
     tokenizer = ["--tokenizer", str(options.tokenizer)] if options.tokenizer else []
-    measured = Steps(
+    return Steps(
         recipe=options.recipe,
         overrides=[*options.overrides, *tokenizer],
         files=options.files,
         steps=options.steps,
         repeats=options.repeats,
-        ways=[way for way in WAYS if way in ("bare", "matmul") or way in options.ways],
+        ways=ways,
         nanogpt=options.nanogpt,
         scratch=scratch,
         say=report.speaker(True),
+        whole=whole,
     )
-    return measured.measure()
 
 
-MEASURES = {"preparation": _preparation, "save": _save, "startup": _startup, "step": _step}
+MEASURES = {
+    "preparation": _preparation,
+    "save": _save,
+    "startup": _startup,
+    "step": _step,
+    "overhead": _overhead,
+}
 TABLES = {
     "preparation": benchmark_table.preparation,
     "save": benchmark_run_table.save,
     "startup": benchmark_run_table.startup,
     "step": benchmark_step_table.step,
+    "overhead": benchmark_step_table.overhead,
 }
 
 

@@ -17,17 +17,21 @@ Record = dict[str, Any]
 _WARM_UP = 4  # steps before the first turn that counts: compilation, buffers, caches
 # Of the losses of the first steps. nanoGPT's GELU is another one, its weights are the same.
 _TOLERANCE = {False: 2e-3, True: 5e-2}  # in 32 bits, in bf16
-# What is not of the step is off. The rate is constant, so that all ways have the same one.
+# The rate is constant, so that all ways have the same one.
 _SETTINGS = {
     "training_arguments.lr_scheduler_type": "constant",
     "training_arguments.lr_scheduler_kwargs": "{}",
     "training_arguments.warmup_steps": "0",
+    "corpus.validation_files": "[]",
+}
+# Of the step alone: what is beside it is off.
+_ALONE = {
     "training_arguments.eval_strategy": "no",
     "training_arguments.save_strategy": "no",
     "training_arguments.report_to": "none",
-    "corpus.validation_files": "[]",
     "samples.prompts": "[]",
 }
+_VALIDATION = "0.05"  # of the text, so that an evaluation is long enough to be timed
 
 
 class UnequalWork(Exception):
@@ -39,7 +43,8 @@ class Steps:
     """`recipe` with `overrides` (options of run_clm.py) on the text of `files`.
 
     Each of the `ways` of zhgpt.steppers, `bare` and `matmul` among them, makes `steps` steps a
-    turn, `repeats` turns; `nanogpt` is a checkout or None, `scratch` is empty.
+    turn, `repeats` turns; `nanogpt` is a checkout or None, `scratch` is empty. If `whole`, ours is
+    with all that the recipe has beside the steps, an evaluation and a save after each turn.
     """
 
     recipe: Path
@@ -51,6 +56,7 @@ class Steps:
     nanogpt: Path | None
     scratch: Path
     say: Callable[[str], None]
+    whole: bool = False
 
     def measure(self) -> Record:
         """Seconds of every turn of every way. InputError for a recipe that cannot be read, or no
@@ -83,17 +89,30 @@ class Steps:
 
     def _command(self) -> list[str]:
         files = [str(path.resolve()) for path in self.files]
-        settings = [word for key, value in _SETTINGS.items() for word in (f"--{key}", value)]
+        chosen = _SETTINGS | (self._beside() if self.whole else _ALONE)
+        settings = [word for key, value in chosen.items() for word in (f"--{key}", value)]
         steps = ["--training_arguments.max_steps", str(self._max_steps)]
         text = ["--corpus.train_files", *files]
         # What would be said of so short a run does not matter here.
         accepted = ["--accept", *(rule.id for rule in lint.RULES)]
         return [str(self.recipe), *text, *settings, *steps, *accepted, *self.overrides]
 
+    def _beside(self) -> dict[str, str]:
+        often = {f"training_arguments.{k}": str(self.steps) for k in ("eval_steps", "save_steps")}
+        strategies = {"training_arguments.eval_strategy": "steps"}
+        strategies |= {"training_arguments.save_strategy": "steps"}
+        reports = {"training_arguments.report_to": "wandb"}
+        return often | strategies | reports | {"corpus.validation_fraction": _VALIDATION}
+
     @property
     def _max_steps(self) -> int:
         """One more than is made: none of the ways comes to what it does at its end."""
-        return _WARM_UP + self.steps * self.repeats + 1
+        return self.warm_up + self.steps * self.repeats + 1
+
+    @property
+    def warm_up(self) -> int:
+        """A turn of an evaluated run, so that its first evaluation and save come behind it."""
+        return self.steps if self.whole else _WARM_UP
 
     def _job(self, way: str) -> Record:
         folder = self.scratch / way
@@ -106,8 +125,8 @@ class Steps:
         }
 
     def _warm_up(self, way: str, worker: "_Worker") -> list[float]:
-        answer = worker.make(_WARM_UP)
-        self.say(f"{way}: start and first {_WARM_UP} steps {answer['seconds']:.1f} s")
+        answer = worker.make(self.warm_up)
+        self.say(f"{way}: start and first {self.warm_up} steps {answer['seconds']:.1f} s")
         return answer["losses"]
 
     def _facts(self, given: steppers.Given) -> Record:
@@ -128,6 +147,21 @@ class Steps:
             "precision": "bfloat16" if given.half else "float32",
             "flops_per_step": tokens * plan.flops_per_token(size, config),
             "matmul_flops": steppers.MATMUL_FLOPS,
+            "events": self._events(),
+        }
+
+    def _events(self) -> Record:
+        """The recipe's own intervals in steps, None where it has no such event."""
+        run_clm = steppers.script()
+        argv = [str(self.recipe), *self.overrides]
+        pins = command.read(argv, recipe.ClmRecipe, run_clm.SECTIONS, options.FLAGS).recipe
+        asked = pins.training_arguments
+        evaluates = asked.get("eval_strategy", "no") != "no"
+        saves = asked.get("save_strategy", "steps") != "no"
+        return {
+            "evaluations": asked.get("eval_steps", 500) if evaluates else None,
+            "saves": asked.get("save_steps", 500) if saves else None,
+            "logging": asked.get("logging_steps", 500),
         }
 
 
@@ -135,9 +169,10 @@ _DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
 def require_equal(losses: Mapping[str, Sequence[float]], tolerance: float) -> None:
-    """UnequalWork unless the losses of all ways are those of the bare loop."""
+    """UnequalWork unless the losses of all ways are those of the first, a bare loop."""
+    first = next(iter(losses.values()))
     for way, found in losses.items():
-        pairs = zip(losses["bare"], found, strict=True) if way != "matmul" else ()
+        pairs = zip(first, found, strict=True) if way != "matmul" else ()
         off = max((abs(a - b) for a, b in pairs), default=0.0)
         if not off <= tolerance:
             raise UnequalWork(
@@ -162,7 +197,7 @@ class _Worker:
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs],
             text=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"},
         )
         os.close(theirs)
         self._answers = os.fdopen(answers)

@@ -1,6 +1,7 @@
 """The record of a benchmark of training steps as Markdown."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from zhgpt.benchmark_table import head, markdown, spread, target_rows
@@ -46,6 +47,57 @@ def _ways(record: Record) -> str:
         cells = [spread(x) for x in (speed, _shares(record, seconds), busy)]
         rows.append([NAMES[way], *cells, spread(faster(record, base, way))])
     return markdown(rows)
+
+
+def overhead(record: Record) -> str:
+    """All tables of python -m zhgpt.benchmark --what overhead."""
+    rows = [["median (lowest–highest), seconds", "bare loop", "`run_clm.py`", "in an hour"]]
+    rows += [["---", "--:", "--:", "--:"]]
+    hour = in_an_hour(record)
+    for name, what in (("step, log lines in it", "steps"), *_EVENTS.items()):
+        costs = [_costs(record, way, what) for way in ("bare_evaluated", "ours")]
+        rows.append([name, *(spread(cost) if cost else "" for cost in costs), f"{hour[what]:,.0f}"])
+    asked = [("at most 3 % over the bare loop in an hour", overheads(record), 0.03, True)]
+    return "\n\n".join([_head(record), markdown(rows), target_rows(asked)])
+
+
+_EVENTS = {"evaluation, samples in it": "evaluations", "wait for a save": "saves"}
+
+
+def _costs(record: Record, way: str, what: str) -> list[float]:
+    """Seconds of one step, evaluation or save, turn by turn."""
+    if what == "steps":
+        return _seconds(record, way)
+    return [found for turn in record["turns"][way] for found in turn[what]]
+
+
+def in_an_hour(record: Record) -> dict[str, float]:
+    """How many steps, evaluations and saves a run of an hour has: intervals below 1 are its shares.
+
+    Of steps as fast as the bare loop's, so that what is beside them weighs what it does there.
+    """
+    steps = 3600 / median(_seconds(record, "bare_evaluated"))
+    intervals = {what: record["events"][what] for what in _EVENTS.values()}
+    return {"steps": steps} | {
+        what: 0 if not every else 1 / every if every < 1 else steps / every
+        for what, every in intervals.items()
+    }
+
+
+def overheads(record: Record) -> list[float]:
+    """Turn by turn: what ours takes longer for an hour's steps, evaluations and saves, as a share
+    of what the bare loop takes for the same steps and evaluations.
+    """
+    hour, found = in_an_hour(record), []
+    for bare, ours in zip(
+        *(record["turns"][way] for way in ("bare_evaluated", "ours")), strict=True
+    ):
+        base = hour["steps"] * bare["seconds"] / record["steps"]
+        base += hour["evaluations"] * median(bare["evaluations"])
+        whole = hour["steps"] * ours["seconds"] / record["steps"]
+        whole += sum(hour[what] * median(ours[what]) for what in _EVENTS.values())
+        found.append(whole / base - 1)
+    return found
 
 
 def _seconds(record: Record, way: str, clock: str = "seconds") -> list[float]:

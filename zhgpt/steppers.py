@@ -3,8 +3,9 @@ object from zhgpt.benchmark_step.
 
 A job has `way`, `command` (what run_clm.py is called with), `max_steps` and `nanogpt`, a checkout's
 folder. Each line of standard input is a number of steps to make; each answer is a line of JSON in
-file descriptor `answers`: seconds, those of the processors, and the loss of every step. All ways
-begin with the same weights and take the same blocks; where the input ends, so does the process.
+file descriptor `answers`: seconds, those of the processors, the loss of every step, and, apart from
+the seconds, those of each evaluation and of each wait for a save. All ways begin with the same
+weights and take the same blocks; where the input ends, so does the process.
 """
 
 import json
@@ -12,7 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -30,7 +32,7 @@ from transformers import (
     set_seed,
 )
 
-from zhgpt import command, corpus, options, order, plan, recipe
+from zhgpt import allocator, command, corpus, options, order, plan, recipe
 
 Job = Mapping[str, Any]
 _ROOT = Path(__file__).resolve().parent.parent
@@ -48,24 +50,38 @@ class Turns:
         """A micro-batch's share of the step's loss; it stays on its device until the turn ends."""
         self._step += share.detach()
 
-    def end_step(self) -> None:
-        """Answers after the last step of a turn, and waits for the next turn."""
+    @contextmanager
+    def apart(self, what: str) -> Iterator[None]:
+        """Inside, time is noted as `what` and is none of the steps'."""
+        _synchronize()
+        before = self._clocks()
+        yield
+        _synchronize()
+        spent = [now - then for now, then in zip(self._clocks(), before, strict=True)]
+        self._began = tuple(then + more for then, more in zip(self._began, spent, strict=True))
+        self._apart[what].append(spent[0])
+
+    def end_step(self) -> bool:
+        """Answers after the last step of a turn and waits for the next turn; then true."""
         self._losses.append(self._step)
         self._step, self._left = torch.zeros_like(self._step), self._left - 1
         if self._left == 0:
             _synchronize()
             clocks = self._clocks()
             spent = [now - before for now, before in zip(clocks, self._began, strict=True)]
-            answer = {"seconds": spent[0], "cpu_seconds": spent[1]}
+            answer = {"seconds": spent[0], "cpu_seconds": spent[1]} | self._apart
             answer["losses"] = [loss.item() for loss in self._losses]
             print(json.dumps(answer), file=self._answers, flush=True)
             self._wait()
+            return True
+        return False
 
     def _wait(self) -> None:
         asked = sys.stdin.readline().strip()
         if not asked:
             os._exit(0)  # from within a training loop, whose end would cost time
         self._left, self._losses = int(asked), []
+        self._apart: dict[str, list[float]] = {"evaluations": [], "saves": []}
         self._step = torch.zeros((), device="cuda" if torch.cuda.is_available() else "cpu")
         self._began = self._clocks()
 
@@ -87,13 +103,15 @@ class Given:
 
     def __init__(self, job: Job):
         run_clm = script()
-        asked = command.read(job["command"], recipe.ClmRecipe, run_clm.SECTIONS, options.FLAGS)
-        self.pins = asked.recipe
+        self.pins = command.read(
+            job["command"], recipe.ClmRecipe, run_clm.SECTIONS, options.FLAGS
+        ).recipe
         self.tokenizer, self.config = run_clm.shape(self.pins)
         backend, eos = self.tokenizer.backend_tokenizer, self.tokenizer.eos_token_id
         self.blocks = corpus.prepare(self.pins.corpus, self.pins.cleaning, backend, eos)
         self.batches = plan.split_step(self.pins, 1)
-        self.asked = recipe.thawed(self.pins.training_arguments)
+        asked = recipe.thawed(self.pins.training_arguments)
+        self.asked = {"seed": TrainingArguments.seed} | asked
         self.half = bool(self.asked.get("bf16"))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.blocks_per_step = self.pins.tokens_per_step // self.pins.corpus.block_size
@@ -128,7 +146,7 @@ def script() -> Any:
 # The ways -------------------------------------------------------------------------------------
 
 
-def bare(job: Job, compiled: bool = False) -> None:
+def bare(job: Job, compiled: bool = False, evaluates: bool = False) -> None:
     """The library's model in a loop of ten lines."""
     given = Given(job)
     model = given.model().to(given.device).train()
@@ -140,11 +158,38 @@ def bare(job: Job, compiled: bool = False) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, fused=True, **_adam(given))
     called = torch.compile(model) if compiled else model
-    _loop(job, given, model, optimizer, lambda ids: called(input_ids=ids, labels=ids).loss)
+    evaluate = partial(_evaluate, given, called) if evaluates else None
+    _loop(
+        job, given, model, optimizer, lambda ids: called(input_ids=ids, labels=ids).loss, evaluate
+    )
 
 
 def bare_compiled(job: Job) -> None:
     bare(job, compiled=True)
+
+
+def bare_evaluated(job: Job) -> None:
+    """With an evaluation after each turn, and with run_clm.py's memory and compilation."""
+    allocator.keep_freed()
+    bare(job, bool(Given(job).asked.get("torch_compile")), evaluates=True)
+
+
+@torch.no_grad()
+def _evaluate(given: Given, model: torch.nn.Module) -> float:
+    """The mean loss of the validation blocks' tokens."""
+    size = given.asked.get("per_device_eval_batch_size", 8)
+    ids = [torch.tensor(row["input_ids"]) for row in given.blocks.validation]
+    total = scored = 0
+    for start in range(0, len(ids), size):
+        rows = torch.nn.utils.rnn.pad_sequence(ids[start : start + size], True, -100)
+        rows = rows.to(given.device)
+        with given.precision():
+            logits = model(input_ids=rows.clamp(min=0)).logits[:, :-1]
+        targets = rows[:, 1:].flatten()
+        loss = torch.nn.functional.cross_entropy
+        total += loss(logits.float().flatten(0, 1), targets, reduction="sum").item()
+        scored += (targets != -100).sum().item()
+    return total / scored
 
 
 def nanogpt(job: Job, compiled: bool = True) -> None:
@@ -195,6 +240,7 @@ def _loop(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[torch.Tensor], torch.Tensor],
+    evaluate: Callable[[], float] | None = None,
 ) -> None:
     """Forward, backward, gradients cut to their norm, optimizer: steps without an end."""
     turns, batches = Turns(job), given.micro_batches()
@@ -209,7 +255,11 @@ def _loop(
         torch.nn.utils.clip_grad_norm_(model.parameters(), given.asked.get("max_grad_norm", 1.0))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        turns.end_step()
+        if turns.end_step() and evaluate:
+            model.eval()
+            with turns.apart("evaluations"):
+                evaluate()
+            model.train()
 
 
 def example(job: Job) -> None:
@@ -282,6 +332,14 @@ def timed(kind: type, turns: Turns) -> type:
             turns.add_loss(loss)
             return loss
 
+        def evaluate(self, *args, **kwargs):
+            with turns.apart("evaluations"):
+                return super().evaluate(*args, **kwargs)
+
+        def _save_checkpoint(self, *args, **kwargs):
+            with turns.apart("saves"):
+                return super()._save_checkpoint(*args, **kwargs)
+
     return Timed
 
 
@@ -303,8 +361,9 @@ WAYS: dict[str, Callable[[Job], None]] = {
     way.__name__: way
     for way in (bare, bare_compiled, example, nanogpt, ours, ours_compiled, matmul)
 }
+EVALUATED = {way.__name__: way for way in (bare_evaluated, ours)}
 
 
 if __name__ == "__main__":
     given_job = json.loads(sys.argv[1])
-    WAYS[given_job["way"]](given_job)
+    (WAYS | EVALUATED)[given_job["way"]](given_job)

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import wandb
 from transformers import Trainer, TrainerCallback
-from transformers.integrations import WandbCallback
+from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from zhgpt import leaving, swan
 from zhgpt.errors import FINISHED, INTERRUPTED
@@ -41,6 +41,9 @@ def start(trainer: Trainer, segment: Session, say: Callable[[str], None]) -> Non
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # else a folder named after this machine
+            callback.logging_dir = callback.logging_dir or str(segment.folder / "tensorboard")
     if "swanlab" in trainer.args.report_to and segment.main_process:
         swan.start(segment, tags(segment.record))
     if "wandb" not in trainer.args.report_to:
