@@ -270,7 +270,7 @@ def test_the_best_checkpoint_stays_and_its_weights_are_the_result(tiny_recipe, t
         training_arguments__save_steps=1,
     )
     folder = tmp_path / "run"
-    assert run(tiny_recipe(**best), folder) == 0
+    assert run(tiny_recipe(**best), folder, "--accept=steep-rate") == 0
     state = json.loads((folder / "trainer_state.json").read_text())
     kept = {checkpoint.step(p) for p in folder.glob("checkpoint-*")}
     assert kept == {state["best_global_step"], 5, 6}
