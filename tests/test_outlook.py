@@ -224,18 +224,13 @@ def test_what_only_the_text_shows_ends_a_start_after_it(tiny_recipe, folder, cap
 
 def test_what_was_accepted_stays_accepted_when_the_run_goes_on(tiny_recipe, folder, capsys):
     path = tiny_recipe(training_arguments__learning_rate=2e-5)
-    assert run(path, folder, "--accept", "fine-tuning-rate") == 0
+    words = ["--accept", "many-epochs", "padding", "--accept", "fine-tuning-rate"]  # they add up
+    assert run(path, folder, *words) == 0
     record = read(folder, "run.json")
     record["status"] = "running"
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert run(path, folder) == 0
     assert "accepted fine-tuning-rate" in capsys.readouterr().out
-
-
-def test_accepted_names_add_up(tiny_recipe, folder):
-    path = tiny_recipe(training_arguments__learning_rate=2e-5)
-    words = ["--accept", "many-epochs", "padding", "--accept", "fine-tuning-rate"]
-    assert run(path, folder, *words) == 0
 
 
 # Arithmetic -------------------------------------------------------------------------------------

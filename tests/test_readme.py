@@ -14,8 +14,8 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zhgpt import cleaning, record
-from zhgpt.metrics import repetition
 from zhgpt.recipe import SamplesSection
+from zhgpt.repetition import repetition
 from zhgpt.sampling import continuations
 
 COMMANDS = [

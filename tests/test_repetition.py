@@ -71,7 +71,8 @@ def test_a_verdict_is_of_the_samples_that_are_long_enough(usual):
     verdict = usual.judge([COLLAPSED[0], GOOD[0], "太短。"])
     assert (verdict.scored, verdict.repeating) == (2, 1)
     assert verdict.text["distinct_4"] > 0.9 > verdict.samples["distinct_4"]
-    assert usual.judge(["太短。", ""]) is None
+    assert usual.judge(["太短。", ""]) is None and usual.judge([]) is None
+    assert usual.judge([COLLAPSED[0], "太短。", ""]) is None
     assert len("  samples: " + repetition.line(verdict)) <= 100
 
 

@@ -24,7 +24,7 @@ KEYS |= {"eval/samples_repeating"}
 def of_tensorboard(folder: Path) -> set[str]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "run/tensorboard"))
     events.Reload()
     return set(events.Tags()["scalars"])
 
@@ -45,7 +45,7 @@ def of_swanlab(folder: Path) -> set[str]:
 def test_a_tracker_gets_the_same_keys_offline(tiny_recipe, tmp_path, monkeypatch, name, read):
     if not find_spec(name):
         pytest.skip(f"{name} is not installed")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     for variable in ("SWANLAB_API_KEY", "SWANLAB_MODE", "SWANLAB_LOG_DIR", "SWANLAB_RUN_ID"):
         monkeypatch.delenv(variable, raising=False)

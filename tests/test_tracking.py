@@ -67,6 +67,48 @@ def test_samples_are_a_table_at_every_evaluation(run):
     assert len(tables) == 3
 
 
+def tables(folder: Path) -> list[list]:
+    """The rows of each table of samples, in the order of their steps."""
+    files = folder.glob("wandb/offline-run-*/files/media/table/*.json")
+    rows = [json.loads(path.read_text(encoding="utf-8"))["data"] for path in files]
+    return sorted(rows, key=len)
+
+
+def test_each_table_has_all_samples_so_far(run):
+    assert [[row[0] for row in table] for table in tables(run)] == [[0], [0, 3], [0, 3, 6]]
+
+
+def test_the_table_goes_on_after_a_preemption(tmp_path):
+    """Of a former start there is the file; of rows that are made again, the new ones count."""
+    logged = []
+    rows = [{"step": n, "tokens": 256 * n, "prompt": "村", "text": f"{n}"} for n in range(4)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:3])
+    (tmp_path / "samples.jsonl").write_text(lines + '{"step": 3, "to', encoding="utf-8")
+    tracker = object.__new__(tracking.Tracker)
+    tracker.segment, tracker.sent = SimpleNamespace(folder=tmp_path), 512
+    tracker.run = SimpleNamespace(log=logged.append)
+    tracker._samples(rows[3:])
+    tracker._samples(rows[1:2])  # W&B has it already
+    (only,) = logged
+    assert [row[3] for row in only["samples"].data] == ["0", "1", "2", "3"]
+    assert only["train/tokens"] == 768
+
+
+def test_an_alarm_is_an_alert(tiny_recipe, tmp_path, monkeypatch):
+    collapsed = [("村民们都很高兴", "，在" + "“" * 60)]
+    monkeypatch.setattr("zhgpt.callbacks.continuations", lambda *_: collapsed)
+    path = tiny_recipe(training_arguments__report_to="wandb")
+    assert run_clm.run([str(path), "--output_dir", str(tmp_path / "run")]) == 0
+    wandb.finish()
+    (alert,) = [r["alert"] for r in records(tmp_path / "run") if r["type"] == "alert"]
+    assert alert["title"] == "repetition" and "step 6" in alert["text"]
+
+
+def test_two_runs_in_two_places_have_no_other_configuration(run):
+    (first,) = [r["run"] for r in records(run) if r["type"] == "run"]
+    assert str(run) not in json.dumps(first["config"])
+
+
 def test_an_account_is_found_where_wandb_finds_it(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +122,7 @@ def test_an_account_is_found_where_wandb_finds_it(tmp_path, monkeypatch):
     assert tracking.has_account()
 
 
-@pytest.mark.parametrize("trouble", ["fails at once", "fails later", "hangs"])
+@pytest.mark.parametrize("trouble", ["fails at once", "fails later", "hangs", "hangs later"])
 def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, capsys, trouble):
     def fail(*_, **__):
         raise wandb.errors.CommError("unreachable, on purpose")
@@ -88,18 +130,18 @@ def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, ca
     def hang(*_, **__):
         threading.Event().wait()
 
-    if trouble == "fails later":
-        monkeypatch.setattr(tracking.Tracker, "_log", fail)
+    if trouble.endswith("later"):
+        monkeypatch.setattr(tracking.Tracker, "_log", hang if "hangs" in trouble else fail)
     else:
         monkeypatch.setattr(wandb, "init", hang if trouble == "hangs" else fail)
     monkeypatch.setattr(
-        tracking, "SECONDS_TO_FINISH", {"finished": 0.1 if trouble == "hangs" else 30}
+        tracking, "SECONDS_TO_FINISH", {"finished": 0.1 if "hangs" in trouble else 30}
     )
     path = tiny_recipe(training_arguments__report_to="wandb")
     assert run_clm.run([str(path), "--output_dir", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
-    assert ("does not answer" if trouble == "hangs" else "on purpose; going on without it") in said
-    if trouble == "fails later":
+    assert ("does not answer" if "hangs" in trouble else "on purpose; going on without it") in said
+    if trouble.endswith("later"):
         wandb.finish()
 
 

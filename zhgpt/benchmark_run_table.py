@@ -13,7 +13,7 @@ SAVES = {
     "trainer_on_disk": "Trainer, then fsync of each file",
     "ours": "ours: copied, hashed, sealed, fsync",
 }
-_OF_PLAIN, _TO_FIRST_STEP = 0.15, 12.0
+_OF_PLAIN, _TO_FIRST_STEP = 15, 12
 _BUSY = "processor_seconds"
 
 
@@ -23,7 +23,8 @@ def save(record: Record) -> str:
         f"A model of {record['parameters'] / 1e6:.1f} M parameters, checkpoints of"
         f" {record['bytes'] / 1e9:.2f} GB; {record['repeats']} saves of each way in turn in one"
         f" process, {record['machine']['torch_threads']} thread(s), steps of"
-        f" {record['tokens_per_step']} tokens, {spread([record['quiet_step']])} s without a save;"
+        f" {record['tokens_per_step']} tokens, {spread([record['quiet_step']])} s without a save,"
+        f" on a machine with {spread([record['load']])} processes waiting or running;"
         f" {head(record)}"
     )
     return "\n\n".join([about, _saves(record), target_rows(save_targets(record))])
@@ -31,7 +32,7 @@ def save(record: Record) -> str:
 
 def _saves(record: Record) -> str:
     heads = ["median (lowest–highest)", "training waits, s", "until it is on the disk, s"]
-    heads += ["added to this and the next steps, s"]
+    heads += ["added to this step and the next ones, s"]
     rows = [heads, ["---", *("--:" for _ in heads[1:])]]
     for way, name in SAVES.items():
         turns = record["ways"][way]
@@ -53,12 +54,9 @@ def _stalls(record: Record, way: str) -> list[float]:
 
 
 def _added(record: Record, turns: Sequence[Record]) -> list[float]:
-    """What the save and the steps after it took beyond so many steps without one.
-
-    The wait of ours for the copy lies in the first of these steps, the rest of its stall before.
-    """
+    """What the steps from a save on took beyond so many without one; the first holds the save."""
     quiet = record["quiet_step"]
-    return [turn["call"] + sum(turn["steps"]) - quiet * len(turn["steps"]) for turn in turns]
+    return [sum(turn["steps"]) - quiet * len(turn["steps"]) for turn in turns]
 
 
 def save_targets(record: Record) -> list[Target]:
@@ -66,8 +64,8 @@ def save_targets(record: Record) -> list[Target]:
     ours, found = _stalls(record, "ours"), []
     for way, name in list(SAVES.items())[:2]:
         pairs = zip(ours, _stalls(record, way), strict=True)
-        ratios = [mine / theirs for mine, theirs in pairs]
-        found.append((f"ours waits at most {_OF_PLAIN} of: {name}", ratios, _OF_PLAIN, True))
+        shares = [100 * mine / theirs for mine, theirs in pairs]
+        found.append((f"ours waits at most {_OF_PLAIN} % of: {name}", shares, _OF_PLAIN, True))
     return found
 
 

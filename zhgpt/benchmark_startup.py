@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import TrainerCallback
+
+from zhgpt import callbacks, checkpoint, keeping, machine
 from zhgpt.errors import InputError
 
 Record = dict[str, Any]
@@ -109,10 +113,6 @@ def _between(earlier: list[float], later: list[float]) -> Record:
 
 def age(folder: Path, step: int) -> None:
     """Makes of a run's checkpoint one of a later step, with the log that it would have by then."""
-    import torch
-
-    from zhgpt import checkpoint, keeping
-
     (young,) = folder.glob("checkpoint-*")
     seal, partial = checkpoint.read(young), checkpoint.begin(folder, step)
     for path in young.iterdir():
@@ -126,9 +126,13 @@ def age(folder: Path, step: int) -> None:
     lines = [line | {"step": number} for number in range(_LINES_BETWEEN, step, _LINES_BETWEEN)]
     _change(partial / "trainer_state.json", global_step=step, log_history=lines)
     schedule = torch.load(partial / "scheduler.pt", weights_only=True)
-    torch.save(schedule | {"last_epoch": step, "_step_count": step + 1}, partial / "scheduler.pt")
+    save_schedule(partial, schedule | {"last_epoch": step, "_step_count": step + 1})
     checkpoint.publish(partial, checkpoint.Origin(seal["recipe_hash"], seal["versions"]), tokens)
     checkpoint.LastStep(folder).note(step)
+
+
+def save_schedule(folder: Path, content: Record) -> None:
+    torch.save(content, folder / "scheduler.pt")
 
 
 def _change(path: Path, **facts: Any) -> None:
@@ -156,10 +160,6 @@ def start(job: Record) -> None:
 
 
 def _mark(began: float) -> None:
-    from transformers import TrainerCallback
-
-    from zhgpt import callbacks, keeping, machine
-
     marks = [(began, 0.0)]
 
     def note(*_: Any, **__: Any) -> None:

@@ -4,6 +4,7 @@ Needs matplotlib (docs/requirements.txt), which training does not.
 """
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -59,11 +60,11 @@ def run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zhgpt.bpe_curve")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(argv)
-    lines = {path: read(path) for path in (SIZES, VOCABULARIES)}
-    for path, there in lines.items():
-        if not there:
+    for path in (SIZES, VOCABULARIES):
+        if not path.exists():
             raise InputError(f"{path}: no results in it; run this in the project's folder.")
-    draw(*lines.values(), options.output)
+    sizes = [json.loads(line) for line in SIZES.read_text(encoding="utf-8").splitlines()]
+    draw(sizes, read(VOCABULARIES), options.output)
     return FINISHED
 
 

@@ -66,18 +66,18 @@ class Reading:
         `share` of it is done at any time.
         """
         self._begin()
-        for text in self._cleaned(doing):
+        for place, text in self._cleaned(doing):
             if self.highest is None or self._hash(text) <= self.highest:
                 self.documents += 1
                 self.bytes += utf8_size(text)
                 self.characters += len(text)
                 yield text
             else:
-                self.tally.drop("not in the sample", utf8_size(text), "")
+                self.tally.drop("not in the sample", utf8_size(text), place)
         if not self.documents:
             raise InputError(f"train_files: no text in them{dropped(self.tally)}.")
 
-    def _cleaned(self, doing: str) -> Iterator[str]:
+    def _cleaned(self, doing: str) -> Iterator[tuple[str, str]]:
         alone, among = Cleaner(self.cleaning, self.repeated), Deduplicator(self.cleaning)
         for place, text in self._read(doing):
             for step in (alone, among):
@@ -87,7 +87,7 @@ class Reading:
                     self.tally.drop(reason, utf8_size(text), place)
                     break
             else:
-                yield text
+                yield place, text
 
     def _read(self, doing: str) -> Iterator[tuple[str, str]]:
         clock, before, total = Clock(self.say), 0, sum(source.size for source in self.sources)
@@ -107,7 +107,7 @@ class Reading:
         return counts.repeated(share)
 
     def _highest_hash(self, sample_bytes: int) -> int | None:
-        found = [(self._hash(text), utf8_size(text)) for text in self._cleaned("sampling")]
+        found = [(self._hash(text), utf8_size(text)) for _, text in self._cleaned("sampling")]
         self._begin()
         hashes, sizes = np.array(found, np.uint64).reshape(-1, 2).T
         order = np.argsort(hashes)

@@ -117,17 +117,17 @@ def _speak(continuation: Continuation) -> None:
         _say(f"[ended by {continuation.ended}]")
 
 
-def converse(speaker: Speaker) -> None:
-    """Asks for prompts until Ctrl-D; an empty one begins a text. Faults are said and asked anew."""
+def converse(speaker: Speaker, as_json: bool) -> None:
+    """Asks for prompts until Ctrl-D; an empty one begins a text. Faults are said, and no end."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then knows arrows and earlier lines
     while True:
         try:
             prompt = input("> ")
-            write(speaker, [prompt], as_json=False)
+            write(speaker, [prompt], as_json)
         except KeyboardInterrupt:
             print()
-        except InputError as error:
+        except (InputError, UnicodeDecodeError) as error:
             _say(str(error))
         except EOFError:
             print()
@@ -149,15 +149,29 @@ def lines(name: str, raw: Iterable[bytes]) -> Iterator[str]:
         raise InputError(f"{name}: no prompt in it; write one on each line.")
 
 
-def _file(path: Path, speaker: Speaker) -> list[str]:
-    """All prompts of a file; one that cannot be continued is said before the first is."""
-    try:
-        prompts = list(lines(str(path), path.read_bytes().splitlines(keepends=True)))
-    except OSError as error:
-        raise InputError(f"--prompts {path}: {error.strerror}.") from None
+def _prompts(options: argparse.Namespace, speaker: Speaker) -> Iterable[str]:
+    """Those of a pipe as they come; of others, one that cannot be continued is said first."""
+    if options.prompt is None and options.prompts is None:
+        return lines("standard input", sys.stdin.buffer)
+    prompts = options.prompt or _file(options.prompts)
     for prompt in prompts:
         speaker.require(prompt)
     return prompts
+
+
+def _file(path: Path) -> list[str]:
+    try:
+        return list(lines(str(path), path.read_bytes().splitlines(keepends=True)))
+    except OSError as error:
+        raise InputError(f"--prompts {path}: {error.strerror}.") from None
+
+
+def _samples(number: int, settings: SamplesSection) -> int:
+    if number < 1:
+        raise InputError(f"--samples {number}: expected 1 or more.")
+    if number > 1 and settings.temperature == 0:
+        raise InputError("--samples: with temperature 0 all texts of a prompt are the same.")
+    return number
 
 
 def _say(line: str) -> None:
@@ -185,26 +199,16 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(argv: Sequence[str] | None) -> int:
     options = _options(argv)
     machine.quiet_libraries()
-    if options.samples < 1:
-        raise InputError(f"--samples {options.samples}: expected 1 or more.")
     given = {name: getattr(options, name) for name in SETTINGS}
     ready = speaker(options.run, options.checkpoint, _say, **given)
-    ready.samples = options.samples
-    if ready.samples > 1 and ready.settings.temperature == 0:
-        raise InputError("--samples: with temperature 0 all texts of a prompt are the same.")
+    ready.samples = _samples(options.samples, ready.settings)
     settings = asdict(ready.settings)
     shown = "  ".join(f"{name} {settings[name]}" for name in SETTINGS)
     _say(f"speaks: {ready.found}, on {machine.describe()['device']}; {shown}")
-    if options.prompt is not None:
-        for prompt in options.prompt:
-            ready.require(prompt)
-        write(ready, options.prompt, options.json)
-    elif options.prompts:
-        write(ready, _file(options.prompts, ready), options.json)
-    elif not sys.stdin.isatty():
-        write(ready, lines("standard input", sys.stdin.buffer), options.json)
+    if options.prompt is None and options.prompts is None and sys.stdin.isatty():
+        converse(ready, options.json)
     else:
-        converse(ready)
+        write(ready, _prompts(options, ready), options.json)
     return FINISHED
 
 

@@ -147,8 +147,10 @@ class Guards(TrainerCallback):
             "throughput_drop": guards.throughput_drop(rates),
         }
         if self.entropy:
-            share = state.global_step / state.max_steps
-            found["unigram_plateau"] = guards.unigram_plateau(losses, self.entropy, share)
+            steps = guards.figures(lines, "step", warm)
+            found["unigram_plateau"] = guards.unigram_plateau(
+                losses, steps, self.entropy, state.max_steps
+            )
         for guard, text in found.items():
             if text:
                 self._alarm(guard, text, state.global_step)

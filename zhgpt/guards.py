@@ -14,7 +14,7 @@ WINDOW = 16  # lines that the present one is compared with
 
 JUMP_SPREADS, JUMP_SHARE = 8, 0.1
 EXPLOSION = 20
-PLATEAU_OF_ENTROPY, PLATEAU_GAIN, PLATEAU_FROM = 0.95, 0.02, 0.2
+PLATEAU, PLATEAU_FROM, PLATEAU_FALL = 0.95, 0.2, 0.15
 RECENT_LINES, SLOW = 5, 0.5
 EVALUATIONS = 2
 
@@ -55,18 +55,21 @@ def gradient_explosion(norms: Sequence[float], highest: float) -> str | None:
     return f"the gradient's norm reached {highest:.3g}; {median(before):.3g} was usual"
 
 
-def unigram_plateau(losses: Sequence[float], entropy: float, share: float) -> str | None:
-    """The loss stays at what the frequencies of single tokens would give; `share` of the run is
-    done.
+def unigram_plateau(
+    losses: Sequence[float], steps: Sequence[int], entropy: float, max_steps: int
+) -> str | None:
+    """The loss stays at what the frequencies of single tokens would give.
 
-    `entropy` is of the training tokens, in nats. Below a fifth of the run, and while the loss still
-    falls by a fiftieth of it from one quarter of the lines to the next, it is too early to say.
+    `entropy` is of the training tokens, in nats; `steps` are those of the losses. Every run passes
+    there. One that will not leave: a fifth of it is done, its last third of lines is not below 95 %
+    of the entropy, and at the pace from the third before it will not fall by 15 % to its end.
     """
-    quarter = len(losses) // 4
-    if len(losses) < FEWEST_LINES or share < PLATEAU_FROM:
+    third = len(losses) // 3
+    if len(losses) < FEWEST_LINES or steps[-1] < PLATEAU_FROM * max_steps:
         return None
-    now, before = median(losses[-quarter:]), median(losses[-2 * quarter : -quarter])
-    if now < PLATEAU_OF_ENTROPY * entropy or before - now > PLATEAU_GAIN * entropy:
+    now, before = median(losses[-third:]), median(losses[-2 * third : -third])
+    pace = (before - now) / (steps[-1] - steps[-1 - third])
+    if now < PLATEAU * entropy or pace * (max_steps - steps[-1]) > PLATEAU_FALL * entropy:
         return None
     return (
         f"the model has only learnt character frequencies: the loss stays at {now:.2f},"

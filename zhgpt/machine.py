@@ -197,11 +197,15 @@ def require(training_arguments: Mapping[str, Any], folder: Path, checkpoint_byte
     require_disk(folder, checkpoint_bytes)
 
 
+def lacks_bf16(training_arguments: Mapping[str, Any]) -> bool:
+    """Whether bf16 is asked for and no GPU here computes in it; a CPU that is asked for does."""
+    asked = training_arguments.get("bf16") and not training_arguments.get("use_cpu")
+    return bool(asked) and not has_bf16()
+
+
 def require_precision(training_arguments: Mapping[str, Any]) -> None:
     """Refuses bf16 where it would not be used; a run in another precision is another run."""
-    if not training_arguments.get("bf16") or training_arguments.get("use_cpu"):
-        return
-    if not has_bf16():
+    if lacks_bf16(training_arguments):
         raise InputError(
             "training_arguments.bf16: true, but this machine has no GPU that computes in bf16.\n"
             "Add --bf16 false to train in 32 bits; that is another run, and its name says so."

@@ -57,7 +57,7 @@ def show(
     record = session.new(asked)
     there = session.claim(output_dir, record)
     accepted = lint.accepted(asked.flags["accept"], there)
-    asked = replace(asked, recipe=micro_batch.settled(asked.recipe, config, there, _aside))
+    asked = replace(asked, recipe=_settled(asked.recipe, config, there))
     known = facts.of_recipe(asked.recipe, config, tokenizer)
     aside = _aside if first else lambda line: None
     ledger, median = _text(asked, tokenizer, aside)
@@ -65,7 +65,8 @@ def show(
     known = facts.of_text(known, steps, ledger, median)
     probed = probe.measure(asked.recipe, config, tokenizer, steps, known, output_dir, aside)
     made = _figures(asked, config, steps, known, ledger, probed, output_dir)
-    known = replace(known, hours=made["here"].get("hours"))
+    room = {"disk_bytes": made["disk"]["run"], "free_bytes": made["disk"]["free"]}
+    known = replace(known, hours=made["here"].get("hours"), **room)
     found = lint.record(lint.check(asked.recipe, known), accepted)
     kept = ("name", "recipe_file", "recipe_hash", "recipe", "overrides", "versions", "source")
     about = {key: record[key] for key in kept} | {"made": session.now()}
@@ -74,6 +75,15 @@ def show(
         _write(output_dir, content)
         say(plan_screen.screen(content, output_dir))
     return FINISHED
+
+
+def _settled(pins: ClmRecipe, config: GPT2Config, record: Mapping[str, Any]) -> ClmRecipe:
+    """With a number for "auto": the fastest, or where its step cannot be made here, the largest."""
+    asked = pins.training_arguments
+    if asked.get(micro_batch.KEY) != "auto" or not machine.lacks_bf16(asked):
+        return micro_batch.settled(pins, config, record, _aside)
+    largest = max(micro_batch.fitting(pins, config))
+    return replace(pins, training_arguments={**asked, micro_batch.KEY: largest})
 
 
 def _aside(line: str) -> None:
@@ -231,9 +241,14 @@ def _disk(
     made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
     return asdict(made) | {
         "run": made.run,
-        "free": _free(output_dir),
+        "free": _free(output_dir) + _saved(output_dir),
         "cache_free": _free(Path(datasets.config.HF_DATASETS_CACHE)),
     }
+
+
+def _saved(folder: Path) -> int:
+    """Bytes of checkpoints that a run in progress has there: they make room for its next ones."""
+    return sum(p.stat().st_size for p in folder.glob("checkpoint-*/*") if p.is_file())
 
 
 def _free(folder: Path) -> int:

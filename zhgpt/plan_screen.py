@@ -11,6 +11,7 @@ from zhgpt.report import count
 LINES, COLUMNS = 50, 100
 _INDENT = " " * 12
 _MANY_HOURS = 100
+_HARDLY = 10  # times the run itself
 
 Plan = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def _clipped(line: str) -> str:
 
 def size(bytes: float) -> str:
     """1234567 -> 1.23 MB"""
-    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if bytes >= 0.995 * one:
             return f"{bytes / one:.3g} {unit}"
     return f"{bytes / 1e3:.3g} kB"
@@ -99,7 +100,7 @@ def _run(plan: Plan) -> list[tuple[str, str]]:
         (
             "tokens",
             f"{count(made['tokens'])} = {made['epochs']:.2f} epochs, worth"
-            f" {laws['worth_in_epochs']:.2f} of new text (the last one {laws['last_epoch']:.0%};"
+            f" {laws['worth_in_epochs']:.2f} of new text (the last one {laws['last_epoch']:.2g};"
             f" Muennighoff et al. 2023); {made['tokens_per_parameter']:.2g} per parameter,"
             f" compute-optimal is about {laws['optimal_ratio']}: with this compute"
             f" {count(laws['optimal_parameters'])} parameters and {count(laws['optimal_tokens'])}"
@@ -143,13 +144,19 @@ def _preemption(plan: Plan) -> list[tuple[str, str]]:
     every = "never" if own is None else f"every {hours(own / 60)}"
     text = (
         f"a kill each {made['kills_every_hours']:g} h{' (assumed)' if made['assumed'] else ''}:"
-        f" saves {every}, which costs {hours(made['lost_hours'])}{_paid(made['lost_hours'], price)}"
-        f" in all; --save_minutes {made['best_save_minutes']:.2g} costs least,"
-        f" {hours(made['best_lost_hours'])}{_paid(made['best_lost_hours'], price)}"
+        f" saves {every}, {_loss(plan)}; --save_minutes {made['best_save_minutes']:.2g} costs"
+        f" least, {hours(made['best_lost_hours'])}{_paid(made['best_lost_hours'], price)}"
         f" (Young 1974; a save stalls up to {made['save_seconds']:.2g} s and is written in"
         f" {made['write_seconds']:.2g} s)"
     )
     return [("kills", text)]
+
+
+def _loss(plan: Plan) -> str:
+    lost = plan["preemption"]["lost_hours"]
+    if lost is None or lost > _HARDLY * plan["here"]["hours"]:
+        return "so it would hardly ever end"
+    return f"which costs {hours(lost)}{_paid(lost, plan['price_per_hour'])} in all"
 
 
 def _paid(number: float | None, price: float | None) -> str:

@@ -62,8 +62,7 @@ def measure(
     say: Say,
 ) -> Probe | str:
     """A Probe, or why this machine cannot make the recipe's step."""
-    asked = pins.training_arguments
-    if asked.get("bf16") and not asked.get("use_cpu") and not known.card_has_bf16:
+    if machine.lacks_bf16(pins.training_arguments):
         return "no GPU that computes in bf16 is here; --bf16 false times it in 32 bits"
     micro_batch = _micro_batch(pins, config, steps, known)
     if micro_batch is None:

@@ -116,10 +116,16 @@ def summary(record: Record, output_dir: Path) -> str:
     return (
         f"\n{record['name']} is finished: {record['plan']['max_steps']:,} steps,"
         f" {count(record['plan']['tokens'])} tokens, {len(record['segments'])} segment(s)\n"
-        f"{figures}\n\n{texts}\n\n"
+        f"{figures}\n{alarms(record)}\n{texts}\n\n"
         f"The model lies in {output_dir}; load it with"
         f' AutoModelForCausalLM.from_pretrained("{output_dir.as_posix()}")'
     )
+
+
+def alarms(record: Record) -> str:
+    """What the guards have found, in a line; nothing where there was nothing."""
+    found = [f"{alarm['guard']} at step {alarm['step']:,}" for alarm in record.get("alarms", [])]
+    return f"{'alarms':>22}  {', '.join(found)}; more in run.json\n" if found else ""
 
 
 FIGURES = (
@@ -181,7 +187,7 @@ print(pipeline("text-generation", model="{folder}")("村民们都很高兴", max
 {samples}
 ## How it was made
 
-Recipe `{recipe_file}` ({recipe_hash}), overrides: {overrides}. Device: {device}.
+Recipe `{recipe_file}` ({recipe_hash}), overrides: {overrides}. Device: {device}. Alarms: {alarms}.
 {versions}. Code: {source}. Everything else is in `run.json`.
 
 ```json
@@ -210,6 +216,7 @@ def model_card(record: Record, output_dir: Path) -> str:
         metrics="\n".join(f"| {key} | {record['metrics'][key]:.4f} |" for key in FIGURES),
         folder=output_dir.as_posix(),
         samples="".join(_quoted(row) for row in last_samples(output_dir)),
+        alarms=alarms(record).strip().removeprefix("alarms  ") or "none",
         recipe_file=record["recipe_file"],
         recipe_hash=record["recipe_hash"],
         overrides=_pairs(record["overrides"]),

@@ -16,7 +16,8 @@ class Facts:
     """What is known beside the recipe; None is unknown.
 
     Tokens and bytes are of one epoch, `tokens` of the whole run. `card_bytes` is the memory of the
-    device that trains, `memory_bytes` what the run would take of it.
+    device that trains, `memory_bytes` what the run would take of it; `free_bytes` are those of the
+    disk, `disk_bytes` what the run's folder would take of them.
     """
 
     parameters: int | None = None
@@ -35,6 +36,8 @@ class Facts:
     memory_bytes: float | None = None
     card_bytes: float | None = None
     largest_micro_batch: int | None = None
+    disk_bytes: float | None = None
+    free_bytes: float | None = None
     has_gpu: bool | None = None
     card_has_bf16: bool | None = None
 

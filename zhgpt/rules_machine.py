@@ -45,6 +45,19 @@ def _fits(recipe: ClmRecipe, facts: Facts) -> Verdict | None:
     )
 
 
+def _full_disk(recipe: ClmRecipe, facts: Facts) -> Verdict | None:
+    if not facts.disk_bytes or facts.free_bytes is None or facts.disk_bytes <= facts.free_bytes:
+        return None
+    limit = recipe.training_arguments.get("save_total_limit")
+    return Verdict(
+        WARN,
+        "null" if limit is None else str(limit),
+        f"the run's folder would take {facts.disk_bytes / 1e9:,.1f} GB, and"
+        f" {facts.free_bytes / 1e9:,.1f} are free: from there on nothing is saved",
+        "3, or a larger disk" if limit is None else "a larger disk, or a smaller model",
+    )
+
+
 EVALUATION_SHARE, LONGEST_SAVE_MINUTES, PATIENCE_HOURS = 0.1, 30, 7 * 24
 
 
@@ -132,6 +145,13 @@ RULES: tuple[Rule, ...] = (
         f" within {ESTIMATE_ERROR:.0%} of it warn",
         "zhgpt/step_memory.py, checked against what autograd keeps",
         _fits,
+    ),
+    Rule(
+        "full-disk",
+        "training_arguments.save_total_limit",
+        "checkpoints and model take more than is free: warn (only with --plan)",
+        "zhgpt/storage.py: 12 bytes per parameter; without save_total_limit all are kept",
+        _full_disk,
     ),
     Rule(
         "costly-evaluation",

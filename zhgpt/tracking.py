@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import wandb
 from transformers import Trainer, TrainerCallback
-from transformers.integrations import WandbCallback
+from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from zhgpt import leaving, swan
 from zhgpt.errors import FINISHED, INTERRUPTED
@@ -31,6 +31,7 @@ _OF_THIS_PLACE = {"output_dir", "run_name", "logging_dir", "hub_token"}
 SECONDS_TO_FINISH = {"finished": 60, "interrupted": 4, "failed": 4}
 EXIT_CODES = {"finished": FINISHED, "interrupted": INTERRUPTED, "failed": 1}
 _TOKENS = re.compile(r"train/tokens\W+(?:value_json\W+)?(\d+)")
+_PLACE = {"tokens", "global_step", "epoch"}
 _TOTALS = re.compile("train_(runtime|loss|.*_per_second)|total_flos")
 
 
@@ -40,6 +41,9 @@ def start(trainer: Trainer, segment: Session, say: Callable[[str], None]) -> Non
     The environment variables of wandb (WANDB_PROJECT, WANDB_MODE, WANDB_RUN_ID ...) have the last
     word. Neither the environment, nor code, nor a diff of the repository is uploaded or stored.
     """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # else a folder named after this machine
+            callback.logging_dir = callback.logging_dir or str(segment.folder / "tensorboard")
     if "swanlab" in trainer.args.report_to and segment.main_process:
         swan.start(segment, tags(segment.record))
     if "wandb" not in trainer.args.report_to:
@@ -111,7 +115,7 @@ class Tracker(TrainerCallback):
         self.run.summary.update({k: v for k, v in row.items() if _TOTALS.fullmatch(k)})
         row = {key: value for key, value in row.items() if not _TOTALS.fullmatch(key)}
         again = row["tokens"] < self.sent or (row["tokens"] == self.sent and "loss" in row)
-        if not again:
+        if not again and row.keys() - _PLACE:
             self.run.log({_charted(key): value for key, value in row.items()})
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
@@ -233,10 +237,12 @@ def where(run, offline: bool) -> str:
         return f"W&B: {run.url}"
     if run.disabled:
         return "W&B: disabled by WANDB_MODE"
-    # Each start makes a piece of its own; all together they are one run.
+    # Each start makes a piece of its own; all together they are one run. One by one: after a piece
+    # that a kill left without its end, `wandb sync` sends none of those that follow (wandb 0.31).
     pieces = Path(run.dir).parent.parent / f"offline-run-*-{run.id}"
     reason = "no account configured" if offline else "WANDB_MODE"
-    return f"W&B: offline ({reason}); to send it: wandb sync {pieces}"
+    send = f'for piece in {pieces}; do wandb sync "$piece"; done'
+    return f"W&B: offline ({reason}); to send it: {send}"
 
 
 def has_account() -> bool:
