@@ -126,6 +126,8 @@ def test_two_processes_leave_when_their_launcher_is_told_or_killed(patient, tmp_
     changes = {f"training_arguments__{key}": value for key, value in settings.items()}
     recipe = attempts.write_recipe(tmp_path, **changes)
     twin, run = (Run(recipe, tmp_path / n, processes=2) for n in ("twin", "run"))
+    for one in (twin, run):
+        one.command = lambda one=one: [*Run.command(one), "--accept=many-epochs"]
     assert twin.attempt(fresh=True).code == 0
     number = getattr(signal, name)
     launcher = run.fork(run.execute, 0)
