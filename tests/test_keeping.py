@@ -111,6 +111,7 @@ WORKERS = dict(
     training_arguments__dataloader_persistent_workers=True,
     training_arguments__per_device_train_batch_size=64,
 )
+START = dict(training_arguments__eval_on_start=True)
 CASES = {
     "mid_accumulation": (STEPS, "on_substep_end", 7),
     "evaluation": (STEPS, "on_prediction_step", 6),
@@ -119,6 +120,7 @@ CASES = {
     "first_batch": (STEPS, "on_step_begin", 0),
     "right_after_a_resume": (STEPS, "on_step_begin", 5),
     "workers": (STEPS | WORKERS, "on_log", 8),
+    "evaluated_at_the_start": (STEPS | START, "on_step_end", 7),
 }
 
 
@@ -268,7 +270,7 @@ def test_the_best_checkpoint_stays_and_its_weights_are_the_result(tiny_recipe, t
         training_arguments__save_steps=1,
     )
     folder = tmp_path / "run"
-    assert run(tiny_recipe(**best), folder) == 0
+    assert run(tiny_recipe(**best), folder, "--accept=steep-rate") == 0
     state = json.loads((folder / "trainer_state.json").read_text())
     kept = {checkpoint.step(p) for p in folder.glob("checkpoint-*")}
     assert kept == {state["best_global_step"], 5, 6}

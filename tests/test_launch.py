@@ -67,8 +67,12 @@ def test_a_process_whose_launcher_was_killed_saves_and_leaves(tiny_recipe, tmp_p
 
     launcher = os.fork()
     if launcher == 0:
-        Forked(log, path, "--output_dir", folder, prepare=be_a_worker)
-        signal.pause()
+        try:
+            Forked(log, path, "--output_dir", folder, prepare=be_a_worker)
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)  # whatever happens, this is not the process that runs the tests
     until(lambda: log.exists() and " 2/" in log.read_text())
     os.kill(launcher, signal.SIGKILL)
     os.waitpid(launcher, 0)
@@ -126,6 +130,8 @@ def test_two_processes_leave_when_their_launcher_is_told_or_killed(patient, tmp_
     changes = {f"training_arguments__{key}": value for key, value in settings.items()}
     recipe = attempts.write_recipe(tmp_path, **changes)
     twin, run = (Run(recipe, tmp_path / n, processes=2) for n in ("twin", "run"))
+    for one in (twin, run):
+        one.command = lambda one=one: [*Run.command(one), "--accept=many-epochs"]
     assert twin.attempt(fresh=True).code == 0
     number = getattr(signal, name)
     launcher = run.fork(run.execute, 0)

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -44,6 +46,14 @@ def test_a_loop_goes_on_after_75_only(tmp_path, codes, ends_with, number):
     else:
         assert run.returncode == codes[0]
         assert (tmp_path / "requeued").exists() == (codes[0] == 75)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_systemd_reads_the_unit(tmp_path):
+    unit = tmp_path / "zhgpt.service"
+    unit.write_text(blocks(PAGES[0])[1].replace("/usr/bin/python", sys.executable))
+    told = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (told.returncode, told.stdout + told.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ def save(record: Record) -> str:
         f"A model of {record['parameters'] / 1e6:.1f} M parameters, checkpoints of"
         f" {record['bytes'] / 1e9:.2f} GB; {record['repeats']} saves of each way in turn in one"
         f" process, {record['machine']['torch_threads']} thread(s), steps of"
-        f" {record['tokens_per_step']} tokens, {spread([record['quiet_step']])} s without a save,"
-        f" on a machine with {spread([record['load']])} processes waiting or running;"
+        f" {record['tokens_per_step']} tokens, {spread([record['quiet_step']])} s without a save;"
         f" {head(record)}"
     )
     return "\n\n".join([about, _saves(record), target_rows(save_targets(record))])

@@ -61,7 +61,6 @@ class Saves:
             "quiet_step": quiet,
             "first": first,
             "repeats": self.repeats,
-            "load": os.getloadavg()[0],
             "ways": record,
         }
 
