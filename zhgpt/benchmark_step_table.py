@@ -57,6 +57,8 @@ def overhead(record: Record) -> str:
     for name, what in (("step, log lines in it", "steps"), *_EVENTS.items()):
         costs = [_costs(record, way, what) for way in ("bare_evaluated", "ours")]
         rows.append([name, *(spread(cost) if cost else "" for cost in costs), f"{hour[what]:,.0f}"])
+    busy = [spread(_seconds(record, way, "cpu_seconds")) for way in ("bare_evaluated", "ours")]
+    rows.append(["step, processor seconds", *busy, ""])
     asked = [("at most 3 % over the bare loop in an hour", overheads(record), 0.03, True)]
     return "\n\n".join([_head(record), markdown(rows), target_rows(asked)])
 
