@@ -266,7 +266,8 @@ class Run:
         os.execv(sys.executable, [sys.executable, *self.launcher(), *self.command()])
 
     def command(self) -> list[str]:
-        return ["run_clm.py", str(self.recipe), "--output_dir", str(self.folder)]
+        words = ["run_clm.py", str(self.recipe), "--output_dir", str(self.folder)]
+        return [*words, "--accept", "many-epochs"]  # of thirty stories
 
     def launcher(self) -> list[str]:
         several = ["-m", "zhgpt.launch", "--standalone"]

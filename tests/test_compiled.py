@@ -1,5 +1,7 @@
 """A compiled step: torch's causal kernel without a mask, and the losses of a step as written."""
 
+import json
+
 import pytest
 import torch
 from conftest import history
@@ -76,6 +78,9 @@ def test_losses_and_evaluations_are_those_of_the_step_as_written(
     for key in ("loss", "grad_norm", "eval_loss", "eval_bits_per_byte", "eval_accuracy"):
         found, expected = (history(tmp_path / run, key) for run in ("compiled", "written"))
         assert found == pytest.approx(expected, abs=1e-5 if key != "grad_norm" else 1e-4)
+    # Prompts, and with the cache one token at a time, are attended to as before.
+    said = [(tmp_path / run / "samples.jsonl").read_text() for run in ("compiled", "written")]
+    assert json.loads(said[0].splitlines()[0]) == json.loads(said[1].splitlines()[0])
     again = GPT2LMHeadModel.from_pretrained(tmp_path / "compiled")
     assert again.config._attn_implementation == "sdpa"
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 import xxhash
 from accelerate.data_loader import BatchSamplerShard
+from conftest import ROOT
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import AutoTokenizer, Trainer
@@ -297,3 +301,47 @@ def test_the_measure_is_the_whole_validation_text(tiny_recipe, tmp_path, monkeyp
     )
     assert start(tiny_recipe(samples__max_new_tokens=40), tmp_path / "run") == 0
     assert "第2卷第0篇" in texts[0] and "<|endoftext|>" not in texts[0]
+
+
+OF_SECOND = """
+import math, os, sys
+from transformers import Trainer
+import run_clm
+from zhgpt.errors import exit_code
+
+whole, calls = Trainer.compute_loss, []
+
+def compute_loss(self, model, *args, **kwargs):
+    loss = whole(self, model, *args, **kwargs)
+    if model.training and self.state.global_step == 3 and os.environ["RANK"] == "1":
+        calls.append(loss)
+        return loss * math.nan if len(calls) == 2 else loss
+    return loss
+
+Trainer.compute_loss = compute_loss
+sys.exit(exit_code(run_clm.run, None))
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_second_one_is_named(tiny_recipe, tmp_path):
+    """Its loss alone is no number: both stop after the same step, and its documents are told."""
+    path = tiny_recipe(training_arguments__per_device_train_batch_size=2)
+    (tmp_path / "second.py").write_text(OF_SECOND, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = subprocess.run(
+        [*torchrun, tmp_path / "second.py", path, "--output_dir", tmp_path / "run"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    (alarm,) = record(tmp_path / "run")["alarms"]
+    batch = alarm["batch"]
+    assert (alarm["step"], batch["process"], batch["micro_batch"]) == (4, 1, 1)
+    _, blocks = stream(path)
+    places = range(3 * 8 + 6, 4 * 8)  # of four micro-batches of two blocks, the last
+    assert batch["blocks"] == sorted(order.block_order(len(blocks), places, seed=42).tolist())
+    assert result.stdout.count("ALARM") == 1 and "Stopped" not in result.stderr
+    assert [p.name for p in (tmp_path / "run").glob("*checkpoint-*")] == ["checkpoint-3"]

@@ -167,7 +167,7 @@ nothing is normalised, so every string comes back as it was.
 | documents | {documents:,} |
 | bytes | {bytes:,} |
 | characters | {characters:,} |
-| trained on | one in {one_in} occurrences of each pre-token |
+| trained on | {share} |
 | seconds | {seconds} |
 | peak memory | {memory:.2f} GB |
 | size of tokenizer.json | {megabytes:.2f} MB |
@@ -194,6 +194,7 @@ The longest entries:
 def card(name: str, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> str:
     """README.md of a tokenizer, from the facts alone."""
     recipe, text = facts["recipe"], facts["text"]
+    one_in = facts["training"]["one_in"]
     return _CARD.format(
         name=name,
         purpose=recipe["purpose"],
@@ -202,7 +203,7 @@ def card(name: str, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> str:
         documents=text["documents"],
         bytes=text["bytes"],
         characters=text["characters"],
-        one_in=facts["training"]["one_in"],
+        share=f"one in {one_in} occurrences of each pre-token" if one_in > 1 else "all of it",
         seconds=facts["seconds"],
         memory=facts["peak_memory_bytes"] / 1e9,
         megabytes=len(tokenizer.to_str().encode("utf-8")) / 1e6,

@@ -198,7 +198,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(argv: Sequence[str] | None) -> int:
     options = _options(argv)
-    machine.quiet_libraries()
+    machine.prepare()
     given = {name: getattr(options, name) for name in SETTINGS}
     ready = speaker(options.run, options.checkpoint, _say, **given)
     ready.samples = _samples(options.samples, ready.settings)

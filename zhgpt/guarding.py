@@ -183,7 +183,9 @@ class Guards(TrainerCallback):
             return
         faults = [fault for fault in gathered(mine) if fault]
         unknown = Fault(state.global_step, None, None, "weights")
-        self._broken(min(faults, key=lambda f: f.step, default=unknown), args, **kwargs)
+        # A loss that is none in one process makes the gradient so in all of them.
+        fault = min(faults, key=lambda f: (f.step, f.micro_batch is None), default=unknown)
+        self._broken(fault, args, **kwargs)
         if self.section.not_finite == "stop":
             self.stopped = "not_finite"
             control.should_training_stop = True

@@ -19,7 +19,7 @@ def best_minutes(stall_seconds: float, write_seconds: float, kill_hours: float) 
 def expected_hours(hours: float, minutes: float, stall_seconds: float, kill_hours: float) -> float:
     """Of a run of `hours` that saves every `minutes`, repeated work and saving included.
 
-    M (exp((T + C) / M) - 1) hours / T: Daly 2006, equation 13, for kills that come independently
+    M (exp((T + C) / M) - 1) hours / T: Daly 2006, for kills that come independently
     of one another, without the time of a restart. Infinite where no interval would ever be done.
     """
     interval = min(minutes / 60, hours)

@@ -190,7 +190,7 @@ def run(argv: Sequence[str] | None) -> int:
         raise InputError(f"{len(options.run)} models were named; one or two stand side by side.")
     gradio()
     require_free(options.host, options.port)
-    machine.quiet_libraries()
+    machine.prepare()
     speakers = [speaker(*named(name), _say) for name in options.run]
     if options.host not in LOOPBACK:
         _say(f"--host {options.host}: whoever reaches this address can use the page; no password.")

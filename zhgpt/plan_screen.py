@@ -165,7 +165,16 @@ def _paid(number: float | None, price: float | None) -> str:
 
 def _memory(plan: Plan) -> list[tuple[str, str]]:
     made = plan["memory"]
-    parts = ("weights", "gradients", "optimizer", "layers", "attention", "logits", "process")
+    parts = (
+        "weights",
+        "gradients",
+        "optimizer",
+        "layers",
+        "attention",
+        "logits",
+        "heap",
+        "process",
+    )
     whole = sum(made[name] for name in parts)
     shares = ", ".join(f"{name} {size(made[name])}" for name in parts if made[name])
     fits = made["largest_micro_batch"]

@@ -11,6 +11,9 @@ from zhgpt.plan import count_parameters
 
 # Python, torch and its kernels on a CPU; on a GPU the context and what the allocator leaves unused.
 PROCESS_BYTES = {False: 0.5e9, True: 1.0e9}
+# Of activations on a CPU, where tensors below 32 MB come from the heap (glibc), which keeps holes:
+# measured, docs/plan.md.
+_HEAP, _HEAP_BYTES = 0.35, 32 << 20
 # Bytes per parameter of what an optimizer remembers; two moments in 32 bits unless named here.
 _OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2}
 
@@ -22,7 +25,7 @@ class Memory:
     `attention` is what grows with the square of block_size, `layers` all other activations, and
     `logits` has the scores of every entry for every position, three times in 32 bits: what the loss
     keeps and two gradients. Gradients come to be while activations go, so without accumulation only
-    the larger of both counts.
+    the larger of both counts. `heap` is what a CPU's allocator keeps between them.
     """
 
     process: float
@@ -32,11 +35,12 @@ class Memory:
     layers: float
     attention: float
     logits: float
+    heap: float
     accumulates: bool
 
     @property
     def total(self) -> float:
-        activations = self.layers + self.attention + self.logits
+        activations = self.layers + self.attention + self.logits + self.heap
         kept = self.process + self.weights + self.optimizer
         if self.accumulates:
             return kept + self.gradients + activations
@@ -58,6 +62,7 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
     ends = positions * config.n_embd * (6 if half else 8)  # the last norm's input and output
     copies = 2 * size if half else 0  # the weights as the half-precision kernels take them
     steps = pins.tokens_per_step // (positions * processes)
+    small = 4 * positions * (config.n_inner or 4 * config.n_embd) < _HEAP_BYTES
     return Memory(
         process=PROCESS_BYTES[gpu],
         weights=4 * size,
@@ -67,6 +72,7 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
         layers=(kept if again else config.n_layer * layer) + ends + copies,
         attention=0 if again else config.n_layer * square,
         logits=logits,
+        heap=_HEAP * config.n_layer * layer if small and not gpu else 0,
         accumulates=steps > 1 or processes > 1,
     )
 
