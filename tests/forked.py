@@ -43,8 +43,10 @@ class Run:
 
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            os._exit(code)
+            try:
+                sys.stdout.flush()
+            finally:
+                os._exit(code)
 
     @property
     def said(self) -> str:

@@ -67,9 +67,13 @@ def test_a_process_whose_launcher_was_killed_saves_and_leaves(tiny_recipe, tmp_p
 
     launcher = os.fork()
     if launcher == 0:
-        words = [path, "--output_dir", folder, "--accept=many-epochs"]
-        Forked(log, *words, prepare=be_a_worker)
-        signal.pause()
+        try:
+            words = [path, "--output_dir", folder, "--accept=many-epochs"]
+            Forked(log, *words, prepare=be_a_worker)
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)  # whatever happens, this is not the process that runs the tests
     until(lambda: log.exists() and " 2/" in log.read_text())
     os.kill(launcher, signal.SIGKILL)
     os.waitpid(launcher, 0)

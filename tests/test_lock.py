@@ -44,9 +44,11 @@ def lock_of_another_machine(folder):
     """Such as a killed process there leaves on a shared disk."""
     pid = os.fork()
     if pid == 0:
-        held = lock._lease(folder)
-        held.acquire()
-        os._exit(0)
+        try:
+            held = lock._lease(folder)
+            held.acquire()
+        finally:
+            os._exit(0)  # whatever happens, this is not the process that runs the tests
     os.waitpid(pid, 0)
     path = folder / "run.lock"
     path.write_text(path.read_text().replace(socket.gethostname(), "another-machine"))
@@ -64,9 +66,12 @@ def test_a_machine_that_lives_keeps_its_lock(quick, tmp_path):
     lock_of_another_machine(tmp_path)
     pid = os.fork()
     if pid == 0:
-        while True:
-            os.utime(tmp_path / "run.lock")
-            time.sleep(0.1)
+        try:
+            while True:
+                os.utime(tmp_path / "run.lock")
+                time.sleep(0.1)
+        finally:
+            os._exit(0)  # whatever happens, this is not the process that runs the tests
     try:
         with pytest.raises(InputError, match="in use"), lock.alone(tmp_path, 0, print):
             pass
