@@ -68,7 +68,8 @@ def test_a_process_whose_launcher_was_killed_saves_and_leaves(tiny_recipe, tmp_p
     launcher = os.fork()
     if launcher == 0:
         try:
-            Forked(log, path, "--output_dir", folder, prepare=be_a_worker)
+            words = [path, "--output_dir", folder, "--accept=many-epochs"]
+            Forked(log, *words, prepare=be_a_worker)
             while True:
                 signal.pause()
         finally:

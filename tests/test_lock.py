@@ -22,7 +22,7 @@ def quick(monkeypatch):
 
 def test_a_second_command_says_so_and_touches_nothing(quick, tiny_recipe, tmp_path, capsys):
     path = tiny_recipe(training_arguments__max_steps=100_000, training_arguments__logging_steps=2)
-    words = [path, "--output_dir", tmp_path / "run"]
+    words = [path, "--output_dir", tmp_path / "run", "--accept=many-epochs"]
     first = Run(tmp_path / "log", *words).wait_for(" 2/")
     try:
         before = (tmp_path / "run" / "run.json").read_bytes()
@@ -106,7 +106,8 @@ def test_a_run_that_saves_to_leave_is_waited_for(quick, tiny_recipe, tmp_path):
     path = tiny_recipe(training_arguments__max_steps=100_000, training_arguments__logging_steps=2)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.lock.leaving").touch()  # of one that was killed meanwhile
-    first = Run(tmp_path / "log", path, "--output_dir", tmp_path / "run", prepare=slowly)
+    words = [path, "--output_dir", tmp_path / "run", "--accept=many-epochs"]
+    first = Run(tmp_path / "log", *words, prepare=slowly)
     first.wait_for(" 2/").signal(signal.SIGTERM).wait_for("saving after this step")
     said = []
     with lock.alone(tmp_path / "run", 0, said.append):

@@ -41,7 +41,12 @@ def test_all_pieces_are_one_run(tmp_path, name, lost):
         mine["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         command = re.search("to send it: (.*)", end.output)[1]
         sent = subprocess.run(
-            command, shell=True, env=os.environ | mine, capture_output=True, text=True
+            command,
+            shell=True,
+            cwd=tmp_path,  # it leaves a log where it is called
+            env=os.environ | mine,
+            capture_output=True,
+            text=True,
         )
     assert sent.returncode == 0 and len(server.runs) == 1, sent.stdout + sent.stderr
     (name,) = server.runs
