@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_clm
-from zhgpt import cards, figures
+from zhgpt import figures
 from zhgpt.figures import Update
 
 
@@ -99,17 +99,6 @@ def test_a_share_of_the_peak_only_where_it_is_known(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "unheard of")
     Arguments.bf16 = True
     assert figures._peak(Arguments) is None
-
-
-@pytest.mark.parametrize(
-    "device, tflops",
-    [("NVIDIA L20", 119.5), ("NVIDIA GeForce RTX 4090", 165), ("NVIDIA H100 80GB HBM3", 989)]
-    + [("NVIDIA A100-PCIE-40GB", 312), ("Tesla V100-SXM2-32GB", 125), ("NVIDIA A10", 125)]
-    + [("NVIDIA H100 PCIe", None), ("NVIDIA GeForce RTX 4090 D", None), ("NVIDIA L20-8Q", None)]
-    + [("NVIDIA A10G", None), ("GRID A100-10C", None), ("NVIDIA GeForce RTX 3090 Ti", None)],
-)
-def test_the_peak_of_a_card_by_its_name(device, tflops):
-    assert cards.peak(device) == (tflops and pytest.approx(tflops * 1e12))
 
 
 def test_the_terminal_has_a_table_of_at_most_100_columns(run):
