@@ -32,8 +32,10 @@ def draw(sizes: Sequence[Line], runs: Sequence[Line], path: Path) -> None:
     packing = [(line["bytes"] / 1e6, line["bytes_per_token"]) for line in sizes]
     _plot(text, packing, "training text, MB (log scale)", "bytes per token of other text")
     _ticks(text, [x for x, _ in packing])
-    bits = [(line["plan"]["vocab_size"], line["metrics"]["eval_bits_per_byte"]) for line in runs]
-    _plot(entries, bits, "entries (log scale)", "bits per byte, the same compute")
+    bits = [
+        (line["plan"]["vocab_size"] / 1024, line["metrics"]["eval_bits_per_byte"]) for line in runs
+    ]
+    _plot(entries, bits, "entries, times 1,024 (log scale)", "bits per byte, the same compute")
     _ticks(entries, [x for x, _ in bits])
     curve.save(figure, path)
 
