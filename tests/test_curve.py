@@ -19,7 +19,7 @@ def test_the_tokenizers_curves_are_those_of_the_recorded_results(tmp_path, monke
     committed = Path("docs/tokenizer.svg").read_bytes()
     assert pictures[0].read_bytes() == pictures[1].read_bytes() and len(committed) < 60_000
     drawn = pictures[0].read_text(encoding="utf-8")
-    assert "<svg" in drawn and "<!-- 16,384 -->" in drawn and "<!-- 172 -->" in drawn
+    assert "<svg" in drawn and "<!-- 48 -->" in drawn and "<!-- 172 -->" in drawn
 
 
 def test_without_results_there_is_no_picture(tmp_path, monkeypatch):
