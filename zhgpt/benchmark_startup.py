@@ -180,7 +180,7 @@ def _mark(began: float) -> None:
 
         return noted
 
-    machine.quiet_libraries = noting(machine.quiet_libraries)
+    machine.prepare = noting(machine.prepare)
     keeping.newest = noting(keeping.newest, after=True)
     last = type("Last", (TrainerCallback,), {"on_step_end": end, "on_step_begin": note})()
     arrange = callbacks.arrange
