@@ -30,7 +30,7 @@ import torch
 import transformers
 from conftest import ROOT, tiny_stories, write_jsonl
 
-from zhgpt import callbacks, checkpoint, corpus
+from zhgpt import callbacks, checkpoint, corpus, leaving
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 PATIENCE = 90  # seconds; no attempt at so small a model takes a tenth of it
@@ -46,7 +46,7 @@ WITHIN = [
     (transformers.Trainer, "save_state", "last files"),
     (transformers.Trainer, "save_metrics", "last files"),
 ]
-ELSEWHERE = "elsewhere"  # from the first handler of a signal on
+ELSEWHERE = "elsewhere"  # from the last handler of a signal on: before it, some still kill
 SAVING = "saving"  # from the first file of a checkpoint to its final name, in whatever thread
 PHASES = ("not begun", ELSEWHERE, *dict.fromkeys(phase for *_, phase in WITHIN), SAVING)
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
@@ -127,7 +127,7 @@ class Watch:
         @functools.wraps(function)
         def noted(*args):
             before = function(*args)
-            if not self.board.began(ELSEWHERE):
+            if args[0] == leaving.SIGNALS[-1] and not self.board.began(ELSEWHERE):
                 self.enter(ELSEWHERE)
             return before
 
