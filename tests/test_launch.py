@@ -144,5 +144,8 @@ def test_two_processes_leave_when_their_launcher_is_told_or_killed(patient, tmp_
     end = run.attempt(fresh=True)
     assert end.code == 0, end.output
     attempts.require_equal(run.folder, attempts.result(twin.folder))
-    reasons = [s["reason"] for s in json.loads((run.folder / "run.json").read_text())["segments"]]
-    assert reasons == ["launcher has ended" if name == "SIGKILL" else name, "finished"]
+    left, finished = json.loads((run.folder / "run.json").read_text())["segments"]
+    told = "launcher has ended" if name == "SIGKILL" else name
+    # The first process writes the record, and the second may have heard of it before.
+    assert left["reason"] in (told, "told to another process")
+    assert finished["reason"] == "finished"
