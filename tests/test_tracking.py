@@ -145,14 +145,15 @@ def test_trouble_with_wandb_costs_no_step(tiny_recipe, tmp_path, monkeypatch, ca
         wandb.finish()
 
 
-def test_lines_that_a_killed_segment_lost_are_sent_once_from_the_log():
+@pytest.mark.parametrize("evaluated", [256, 512])
+def test_lines_that_a_killed_segment_lost_are_sent_once_from_the_log(evaluated):
     """W&B has lines up to 512 tokens; the checkpoint's log goes on to 768."""
     rows = []
     tracker = object.__new__(tracking.Tracker)
     tracker.run = SimpleNamespace(
         log=rows.append, summary={}, config=SimpleNamespace(update=lambda *a, **k: None)
     )
-    tracker.sent, tracker._do = 512, lambda job: job()
+    tracker.sent, tracker.evaluated, tracker._do = 512, evaluated, lambda job: job()
     nothing = SimpleNamespace(to_dict=dict)
     log = [{"step": n, "loss": 1.0, "tokens": 256 * n} for n in (1, 2, 3)]
     log.insert(2, {"step": 2, "eval_loss": 1.0, "tokens": 512})
@@ -160,4 +161,4 @@ def test_lines_that_a_killed_segment_lost_are_sent_once_from_the_log():
         nothing, SimpleNamespace(log_history=log), None, model=SimpleNamespace(config=nothing)
     )
     kinds = [("eval" if "eval/loss" in row else "train", row["train/global_step"]) for row in rows]
-    assert kinds == [("eval", 2), ("train", 3)]
+    assert kinds == [("eval", 2), ("train", 3)][evaluated == 512 :]

@@ -78,14 +78,14 @@ class Tracker(TrainerCallback):
     def __init__(self, segment: Session, say: Callable[[str], None]):
         self.segment, self.say = segment, say
         self.jobs: queue.SimpleQueue = queue.SimpleQueue()
-        self.sent = 0
+        self.sent = self.evaluated = 0
         self.thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self.thread.start()
 
     def _work(self) -> None:
         try:
             self.run = begin(self.segment, self.say)
-            self.sent = sent_tokens(self.run, self.segment.folder)
+            self.sent, self.evaluated = sent_tokens(self.run, self.segment.folder)
             while job := self.jobs.get():
                 job()
         except Exception as error:  # whatever it is: training does not depend on it
@@ -115,6 +115,7 @@ class Tracker(TrainerCallback):
         self.run.summary.update({k: v for k, v in row.items() if _TOTALS.fullmatch(k)})
         row = {key: value for key, value in row.items() if not _TOTALS.fullmatch(key)}
         again = row["tokens"] < self.sent or (row["tokens"] == self.sent and "loss" in row)
+        again |= "eval_loss" in row and row["tokens"] <= self.evaluated
         if not again and row.keys() - _PLACE:
             self.run.log({_charted(key): value for key, value in row.items()})
 
@@ -191,19 +192,29 @@ def begin(segment: Session, say: Callable[[str], None]):
     return run
 
 
-def sent_tokens(run, folder: Path) -> int:
-    """The tokens of the last line that W&B has of former segments; online it says so itself."""
+def sent_tokens(run, folder: Path) -> tuple[int, int]:
+    """The tokens of the last line that W&B has of former segments, and of the last evaluation.
+
+    Online W&B says the first itself, and not the second: there an evaluation that was left in its
+    samples comes twice.
+    """
     if run.resumed:
-        return run.summary.get("train/tokens", 0)
+        return run.summary.get("train/tokens", 0), 0
     pieces = sorted(folder.glob(f"wandb/offline-run-*-{run.id}/*.wandb"))
-    return max((_last_tokens(p) for p in pieces if p.parent != Path(run.dir).parent), default=0)
+    former = [_records(piece) for piece in pieces if piece.parent != Path(run.dir).parent]
+    lines = [line for records in former for line in records]
+    return _last_tokens(lines), _last_tokens([line for line in lines if "eval/loss" in line])
 
 
-def _last_tokens(piece: Path) -> int:
+def _records(piece: Path) -> list[str]:
     """Of an offline file, also of one whose end is missing, by wandb's own reader."""
     program = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(piece)]
-    text = subprocess.run(program, capture_output=True, text=True).stdout
-    return max(map(int, _TOKENS.findall(text)), default=0)
+    found = subprocess.run(program, capture_output=True, text=True).stdout
+    return [line for line in found.splitlines() if '"type":"history"' in line]
+
+
+def _last_tokens(lines: list[str]) -> int:
+    return max(map(int, _TOKENS.findall("\n".join(lines))), default=0)
 
 
 _CONFIG = (
