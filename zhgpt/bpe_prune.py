@@ -3,13 +3,13 @@
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from zhgpt.encoder import Encoder
+from zhgpt.encoder import Encoder, portions
 
 _TOGETHER = 1 << 22  # characters that are encoded at once
 
@@ -39,22 +39,10 @@ def _uses(encoder: Encoder, texts: Iterable[str]) -> np.ndarray:
     """(entries,) how often each is a token of the texts."""
     size = encoder.tokenizer.get_vocab_size()
     uses = np.zeros(size, np.int64)
-    for batch in _batches(texts):
+    for batch in portions(texts, _TOGETHER):
         for ids in encoder.encode(batch):
             uses += np.bincount(ids, minlength=size)
     return uses
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch, characters = [], 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _TOGETHER:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _least_used(halves: dict[str, tuple[str, str]], uses: dict[str, int], number: int) -> set[str]:

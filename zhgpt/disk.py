@@ -2,7 +2,18 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there already: on whose disk it would lie."""
+    return next(p for p in [folder, *folder.absolute().parents] if p.exists())
+
+
+def free(folder: Path) -> int:
+    """Bytes, on the disk of a folder that need not be there yet."""
+    return shutil.disk_usage(existing(folder)).free
 
 
 def sync(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -233,6 +233,21 @@ def _entries(model: dict[str, Any], tokenizer: Tokenizer) -> dict[bytes, int]:
         if encoding.ids != [vocab[name]]:
             raise Unfit(f"its entry {name!r}, to which its own bytes do not merge")
     return entries
+
+
+def portions(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Neighbouring texts, few enough for the encoder's memory: each but the last has so many
+    characters, or more by a part of its last text.
+    """
+    portion, size = [], 0
+    for text in texts:
+        portion.append(text)
+        size += len(text)
+        if size >= characters:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def _require_plain(model: dict[str, Any]) -> None:

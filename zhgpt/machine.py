@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ import torch
 import transformers
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from zhgpt import allocator
+from zhgpt import allocator, disk
 from zhgpt.errors import InputError, Left
 from zhgpt.plan import Plan
 from zhgpt.recipe import ClmRecipe, thawed
@@ -235,8 +234,7 @@ _PACKAGES = ("wandb", "tensorboard", "trackio", "swanlab")  # called as their tr
 
 def require_disk(folder: Path, checkpoint_bytes: int) -> None:
     """Refuses to start where not even one checkpoint fits; `folder` need not exist yet."""
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = disk.free(folder)
     if free < checkpoint_bytes:
         raise InputError(
             f"{folder}: {free / 1e9:.1f} GB are free, and one checkpoint takes"

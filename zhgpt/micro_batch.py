@@ -20,7 +20,6 @@ KEY = "per_device_train_batch_size"
 _SECONDS = 8.0  # after so many, no further size is tried
 _SLOW = 2.0  # seconds of a trial that is not repeated: its start weighs little
 _WORTH = 1.03  # how many times as fast more memory has to make it
-_ROOM = 0.85  # of the memory, for an estimate that may be 15 % too low
 
 
 def settled(pins: ClmRecipe, config: GPT2Config, record: Mapping[str, Any], say: Say) -> ClmRecipe:
@@ -67,7 +66,7 @@ def fitting(pins: ClmRecipe, config: GPT2Config) -> list[int]:
     """
     asked, processes = pins.training_arguments, machine.processes()
     blocks = plan.split_step(_with(pins, 1), processes).accumulation
-    room = _ROOM * machine.memory_bytes(asked)
+    room = step_memory.ROOM * machine.memory_bytes(asked)
     gpu = not machine.use_cpu(asked)
 
     def fits(size: int) -> bool:

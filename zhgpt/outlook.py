@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -241,19 +240,14 @@ def _disk(
     made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
     return asdict(made) | {
         "run": made.run,
-        "free": _free(output_dir) + _saved(output_dir),
-        "cache_free": _free(Path(datasets.config.HF_DATASETS_CACHE)),
+        "free": disk.free(output_dir) + _saved(output_dir),
+        "cache_free": disk.free(Path(datasets.config.HF_DATASETS_CACHE)),
     }
 
 
 def _saved(folder: Path) -> int:
     """Bytes of checkpoints that a run in progress has there: they make room for its next ones."""
     return sum(p.stat().st_size for p in folder.glob("checkpoint-*/*") if p.is_file())
-
-
-def _free(folder: Path) -> int:
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _preemption(

@@ -23,7 +23,7 @@ import xxhash
 
 from zhgpt.clock import Clock
 from zhgpt.disk import sync, write_whole
-from zhgpt.encoder import Encoder
+from zhgpt.encoder import Encoder, portions
 from zhgpt.sources import Source
 from zhgpt.text import Tally
 
@@ -199,7 +199,7 @@ class Maker:
         texts = table["text"].to_pylist()
         ids, lengths = [], np.zeros(len(texts) + 1, np.int32)
         end = np.array([self.eos_id], self.encoder.dtype)
-        for portion in _portions(texts):
+        for portion in portions(texts, _CHARACTERS_PER_ENCODING):
             for document in self.encoder.encode(portion):
                 ids += [document, end]
         lengths[1:] = [len(document) + 1 for document in ids[::2]]
@@ -235,19 +235,6 @@ LINES = "lines.json"
 
 def _path(folder: Path, number: int, kind: str) -> Path:
     return folder / f"part-{number:06d}.{kind}"
-
-
-def _portions(texts: list[str]) -> Iterator[list[str]]:
-    """Neighbouring documents, few enough for the encoder's memory."""
-    portion, size = [], 0
-    for text in texts:
-        portion.append(text)
-        size += len(text)
-        if size >= _CHARACTERS_PER_ENCODING:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
 
 
 def _sample(texts: pa.Array) -> list[str]:

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from zhgpt import callbacks, collator, initial, machine, plan, recipe, sampling, step_memory
+from zhgpt import callbacks, collator, disk, initial, machine, plan, recipe, sampling, step_memory
 from zhgpt.memory import Memory
 from zhgpt.recipe import ClmRecipe
 from zhgpt.rule import Facts
@@ -35,7 +35,6 @@ _CPU_FLOPS = 2e11
 _ROWS = 64  # blocks of random tokens, taken again and again
 _DRAWN = 8  # tokens of a sample
 _WRITTEN = 32 << 20
-_ROOM = 0.85  # of the memory: what an estimate that is 15 % too low would fill
 
 
 @dataclass
@@ -80,7 +79,11 @@ def _micro_batch(pins: ClmRecipe, config: GPT2Config, steps: plan.Plan, known: F
     for size in range(steps.micro_batch, 0, -1):
         needed = step_memory.estimate(pins, config, size, machine.processes(), known.has_gpu).total
         quick = known.has_gpu or size == 1 or size * flops <= _CPU_FLOPS
-        if steps.micro_batch % size == 0 and quick and needed <= _ROOM * known.card_bytes:
+        if (
+            steps.micro_batch % size == 0
+            and quick
+            and needed <= step_memory.ROOM * known.card_bytes
+        ):
             return size
     return None
 
@@ -213,10 +216,9 @@ def _drawn(model: GPT2LMHeadModel, tokenizer: Any, section: recipe.SamplesSectio
 
 def _written(folder: Path) -> float:
     """Bytes that the run's disk takes each second; the file has no name, and is gone at once."""
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     content = os.urandom(1 << 20)
     began = time.perf_counter()
-    with tempfile.TemporaryFile(dir=existing) as file:
+    with tempfile.TemporaryFile(dir=disk.existing(folder)) as file:
         for _ in range(_WRITTEN >> 20):
             file.write(content)
         file.flush()

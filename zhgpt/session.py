@@ -153,7 +153,7 @@ def require_place(folder: Path) -> None:
     """InputError unless `folder` is, or can become, a folder that can be written to."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another place with --output_dir.")
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    existing = disk.existing(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise InputError(f"{folder}: {existing} is not a folder that can be written to.")
 

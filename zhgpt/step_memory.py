@@ -14,6 +14,8 @@ PROCESS_BYTES = {False: 0.5e9, True: 1.0e9}
 # Of activations on a CPU, where tensors below 32 MB come from the heap (glibc), which keeps holes:
 # measured, docs/plan.md.
 _HEAP, _HEAP_BYTES = 0.35, 32 << 20
+# Of the memory: what an estimate that is 15 % too low would fill.
+ROOM = 0.85
 # Bytes per parameter of what an optimizer remembers; two moments in 32 bits unless named here.
 _OPTIMIZER_BYTES = {"sgd": 0, "adafactor": 0, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2}
 
