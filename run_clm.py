@@ -36,6 +36,7 @@ from zhgpt import (
     machine,
     metrics,
     micro_batch,
+    muon,
     options,
     outlook,
     plan,
@@ -49,7 +50,7 @@ from zhgpt import (
     watch,
 )
 from zhgpt.errors import FINISHED, exit_code
-from zhgpt.order import Stream
+from zhgpt.order import stream
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
 
@@ -111,7 +112,6 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
     origin = checkpoint.origin(recipe.lasting_hash(pins))
     resume = keeping.newest(output_dir, origin, say)
     schedule.require_length(history, args, checkpoint.step(resume), output_dir)
-    seen = checkpoint.tokens(resume) // pins.corpus.block_size
     set_seed(args.seed)
     with recipe.judged("model"):
         model = initial.ready(GPT2LMHeadModel(config), pins)
@@ -124,11 +124,11 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
             model=model,
             args=args,
             data_collator=collator.of(pins, DataCollatorForLanguageModeling(tokenizer, mlm=False)),
-            train_dataset=Stream(blocks.train, steps.blocks, args.seed, start=seen),
+            train_dataset=stream(pins, steps, blocks.train, args.seed, checkpoint.tokens(resume)),
             eval_dataset=blocks.validation,
             processing_class=tokenizer,
-            compute_metrics=metrics.computer(bpe.token_bytes(backend)),
-            preprocess_logits_for_metrics=metrics.keep_scores,
+            **metrics.arguments(bpe.token_bytes(backend)),
+            optimizer_cls_and_kwargs=muon.chosen(pins, args),
             callbacks=[*callbacks.observers(pins, blocks.ledger, segment, say), stop],
         )
         machine.try_parts(callbacks.arrange(trainer))

@@ -69,6 +69,14 @@ def keep_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tenso
     return nats.view_as(targets), logits.argmax(-1) == targets
 
 
+def arguments(token_bytes: Sequence[bytes]) -> dict[str, Callable]:
+    """Trainer's two, `compute_metrics` and what shrinks the logits for it."""
+    return {
+        "compute_metrics": computer(token_bytes),
+        "preprocess_logits_for_metrics": keep_scores,
+    }
+
+
 def computer(token_bytes: Sequence[bytes]) -> Callable[[EvalPrediction], dict[str, float]]:
     """Trainer's `compute_metrics` for a tokenizer whose entry i stands for `token_bytes[i]`.
 

@@ -12,6 +12,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from zhgpt.plan import Plan
+from zhgpt.recipe import ClmRecipe, ShortBlocksSection
+
 
 def block_order(blocks: int, places: Sequence[int], seed: int) -> np.ndarray:
     """(n,) int64 block numbers at n places of the stream: every pass over the `blocks` is a fresh
@@ -30,24 +33,53 @@ def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 
+def stream(pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, tokens: int):
+    """The Stream of a recipe's run, from where it has been trained on `tokens`."""
+    start = tokens // pins.corpus.block_size
+    return Stream(blocks, steps.blocks, seed, start, pins.short_blocks)
+
+
+_WHOLE = ShortBlocksSection()
+
+
 class Stream:
     """The blocks of a run in the order of training, from place `start` on; still memory-mapped.
 
     Item i is the block at place start + i. The length is that of the whole run wherever it starts:
     so Trainer's arithmetic of epochs and steps stays that of the whole run, and it needs to skip
     nothing. It ends at max_steps; what a loader fetches ahead of that is further blocks.
+
+    At places below the share that `short` names, a block comes as several rows of its length.
     """
 
-    def __init__(self, blocks: datasets.Dataset, length: int, seed: int, start: int = 0):
+    def __init__(
+        self,
+        blocks: datasets.Dataset,
+        length: int,
+        seed: int,
+        start: int = 0,
+        short: ShortBlocksSection = _WHOLE,
+    ):
         self.blocks, self.length, self.seed, self.start = blocks, length, seed, start
+        self.short, self.grown = short.length, short.share * length
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        return self.__getitems__([item])[0]
+        return self._blocks(np.asarray([item]) + self.start)[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """All rows of a micro-batch in one read, as torch's loader asks for them."""
         places = np.asarray(items) + self.start
+        rows = self._blocks(places)
+        if not self.short or places[0] >= self.grown:
+            return rows
+        return [piece for row in rows for piece in _pieces(row["input_ids"], self.short)]
+
+    def _blocks(self, places: np.ndarray) -> list[dict[str, Any]]:
         return self.blocks.__getitems__(block_order(len(self.blocks), places, self.seed).tolist())
+
+
+def _pieces(ids: Sequence[int], size: int) -> list[dict[str, Any]]:
+    return [{"input_ids": ids[at : at + size]} for at in range(0, len(ids), size)]

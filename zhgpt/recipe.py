@@ -83,6 +83,34 @@ class CleaningSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuonSection:
+    """Muon for the matrices of the layers (zhgpt.muon), if they are given a learning rate; all else
+    keeps the optimizer of training_arguments, whose weight decay and schedule hold for both.
+    """
+
+    matrix_learning_rate: float | None = None
+    momentum: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortBlocksSection:
+    """The first `share` of a run's tokens in rows of `length` tokens, which are pieces of the same
+    blocks (zhgpt.order); tokens_per_step stays.
+    """
+
+    length: int | None = None
+    share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSection:
+    """What is being tried out; not for recipes that last."""
+
+    z_loss: float = 0.0
+    zero_projections: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplesSection:
     """What the model is asked to continue, and how its tokens are drawn.
 
@@ -147,6 +175,9 @@ class ClmRecipe:
     cleaning: CleaningSection = CleaningSection()
     preemption: PreemptionSection = PreemptionSection()
     guards: GuardsSection = GuardsSection()
+    muon: MuonSection = MuonSection()
+    short_blocks: ShortBlocksSection = ShortBlocksSection()
+    trial: TrialSection = TrialSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
@@ -184,7 +215,7 @@ class BpeRecipe:
 
 def run_name(recipe: Any, overrides: Mapping[str, Any]) -> str:
     """The recipe's name with the overrides that change the result, safe as a folder's name."""
-    changing = {key: value for key, value in overrides.items() if _changes_result(key)}
+    changing = {key: value for key, value in overrides.items() if changes_result(key)}
     parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changing.items()]
     name = re.sub(r"[^\w.+=,-]", "_", "-".join([recipe.name, *parts]))
     if len(name.encode()) <= 120:
@@ -206,7 +237,7 @@ MACHINE_KEYS = re.compile(
 )
 
 
-def _changes_result(path: str) -> bool:
+def changes_result(path: str) -> bool:
     section, _, key = path.partition(".")
     if section == "training_arguments":
         return not MACHINE_KEYS.fullmatch(key)
@@ -219,8 +250,19 @@ def _changes_result(path: str) -> bool:
 def content(recipe: Any) -> dict[str, Any]:
     """Dotted key to value of everything that changes the result."""
     flat = sorted(_flat(as_dict(recipe)))
-    unset = ("init_from", None)
-    return {key: value for key, value in flat if _changes_result(key) and (key, value) != unset}
+    unused = _unused(recipe)
+    return {
+        key: value
+        for key, value in flat
+        if changes_result(key) and key.partition(".")[0] not in unused
+    }
+
+
+def _unused(recipe: Any) -> set[str]:
+    """What came to recipes later and is as it was without: the hash stays what it was."""
+    later = ("init_from", "muon", "short_blocks", "trial")
+    fields = (field for field in dataclasses.fields(recipe) if field.name in later)
+    return {field.name for field in fields if getattr(recipe, field.name) == field.default}
 
 
 # A run may be made longer, where its learning rate allows it (zhgpt.schedule).

@@ -1,0 +1,135 @@
+"""Tables of experiments: python -m zhgpt.findings recipes/proxy/README.md
+
+Written anew from the results.jsonl files that lie beside the page. A table stands between
+
+    <!-- runs of baseline: learning_rate, n_embd, tokens_per_step=2048 -->
+    <!-- end of runs -->
+
+and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
+`key=value` asks for that value, `*` for any recipe. Runs that differ in their seeds alone are one
+row.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from zhgpt import disk, record
+from zhgpt.benchmark_table import markdown
+from zhgpt.errors import FINISHED, InputError, exit_code
+from zhgpt.recipe import changes_result
+
+_TABLE = re.compile(
+    r"(<!-- runs of (?P<recipes>[^:]+):(?P<keys>[^>]*)-->\n).*?(<!-- end of runs -->)", re.S
+)
+_SEED = "training_arguments.seed"
+
+Line = Mapping[str, Any]
+
+
+def page(text: str, lines: Sequence[Line]) -> str:
+    """`text` with each of its tables written anew; InputError for one that no run belongs to."""
+    return _TABLE.sub(lambda found: found[1] + _table(found, lines) + "\n" + found[4], text)
+
+
+def _table(found: re.Match, lines: Sequence[Line]) -> str:
+    recipes = found["recipes"].strip().split(", ")
+    wanted = dict(_key(word) for word in found["keys"].split(",") if word.strip())
+    chosen = [line for line in lines if _is_of(line, recipes, wanted)]
+    if not chosen:
+        raise InputError(f"no run for the table {found[1].strip()}")
+    columns = [key for key, value in wanted.items() if value is None]
+    return markdown([*_heads(columns), *_rows(chosen, recipes, columns)])
+
+
+def _key(word: str) -> tuple[str, str | None]:
+    key, _, value = word.strip().partition("=")
+    return key, value or None
+
+
+def _is_of(line: Line, recipes: Sequence[str], wanted: Mapping[str, str | None]) -> bool:
+    """Whether a run changes no more than the named keys, and has the values that are asked for."""
+    changed = overrides(line)
+    if recipes != ["*"] and Path(line["recipe_file"]).stem not in recipes:
+        return False
+    asked = {key: value for key, value in wanted.items() if value is not None}
+    return set(changed) <= set(wanted) and all(changed.get(k) == v for k, v in asked.items())
+
+
+def overrides(line: Line) -> dict[str, str]:
+    """Last part of the key to value as text, of what changes the result; the seed apart."""
+    return {
+        key.rpartition(".")[2]: value if isinstance(value, str) else json.dumps(value)
+        for key, value in line["overrides"].items()
+        if changes_result(key) and key != _SEED
+    }
+
+
+def _heads(columns: Sequence[str]) -> Iterator[list[str]]:
+    heads = ["recipe", *(f"`{key}`" for key in columns)]
+    heads += ["bits/byte", "seeds", "lowest–highest", "less the first", "seconds"]
+    yield heads
+    yield ["---", *("--:" for _ in heads[1:])]
+
+
+def _rows(
+    lines: Sequence[Line], recipes: Sequence[str], columns: Sequence[str]
+) -> Iterator[list[str]]:
+    """The run without changes first, then by values."""
+    groups: dict[tuple, list[Line]] = {}
+    for line in lines:
+        values = tuple(overrides(line).get(key, "") for key in columns)
+        groups.setdefault((Path(line["recipe_file"]).stem, *values), []).append(line)
+    order = sorted(groups, key=lambda group: (_place(group[0], recipes), *map(_sortable, group)))
+    first = mean(map(_bits, groups[order[0]]))
+    for group in order:
+        yield [group[0], *(value or "·" for value in group[1:]), *_figures(groups[group], first)]
+
+
+def _place(name: str, recipes: Sequence[str]) -> int:
+    return recipes.index(name) if name in recipes else 0
+
+
+def _sortable(value: str) -> tuple[bool, float, str]:
+    try:
+        return bool(value), float(value), value
+    except ValueError:
+        return bool(value), 0.0, value
+
+
+def _bits(line: Line) -> float:
+    return line["metrics"]["eval_bits_per_byte"]
+
+
+def _figures(lines: Sequence[Line], first: float) -> list[str]:
+    bits = [_bits(line) for line in lines]
+    several = f"{min(bits):.4f}–{max(bits):.4f}" if len(bits) > 1 else ""
+    seconds = mean(line["metrics"]["train_runtime"] for line in lines)
+    seeds = len({line["overrides"].get(_SEED) for line in lines})
+    shown = [f"{mean(bits):.4f}", f"{seeds}", several, f"{mean(bits) - first:+.4f}"]
+    return [*shown, f"{seconds:.0f}"]
+
+
+def run(argv: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m zhgpt.findings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("page", nargs="+", type=Path, help="a README.md beside its results.jsonl")
+    for path in parser.parse_args(argv).page:
+        lines = record.read(path.parent / "results.jsonl")
+        try:
+            disk.write_whole(path, page(path.read_text(encoding="utf-8"), lines))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}.") from None
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, None))
