@@ -108,6 +108,9 @@ class TrialSection:
 
     z_loss: float = 0.0
     zero_projections: bool = False
+    padded: bool = False
+    doubled_from: float = 1.0
+    end_masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
