@@ -110,6 +110,7 @@ class TrialSection:
     zero_projections: bool = False
     padded: bool = False
     doubled_from: float = 1.0
+    matrices_by_adamw: bool = False
     end_masked: bool = False
 
 
