@@ -66,7 +66,7 @@ def test_the_exponent_is_that_of_a_power_and_its_range_shows_what_is_none():
 
 def test_the_tables_say_what_grows_how():
     found = rows()
-    assert found["preparation, s"] == ["text", "1.00", "100", "1.00", "1.00–1.00", "1.00"]
+    assert found["preparation, s"] == ["text", "1.00", "100", "1.00", "1.00 to 1.00", "1.00"]
     assert found["its peak memory, GB"][3] == "0.00"
     assert found["save until on the disk, s"][3] == "0.50"
     # Nothing that can be seen has no exponent, and the largest of the waits counts.

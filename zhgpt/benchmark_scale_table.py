@@ -85,7 +85,12 @@ def _growth(points: Sequence[tuple[float, float]]) -> list[str]:
     if len(points) < 3:
         return [*ends, "—", "—", "—"]
     low, high = left_out(points)
-    return [*ends, number(exponent(points)), f"{low:.2f}–{high:.2f}", number(exponent(points[-2:]))]
+    return [
+        *ends,
+        number(exponent(points)),
+        f"{low:.2f} to {high:.2f}",
+        number(exponent(points[-2:])),
+    ]
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
@@ -104,7 +109,8 @@ def _figures(record: Record, part: str) -> str:
     _, size, columns = GROWTH[part]
     rows = [[_UNITS[part], *columns], ["--:" for _ in range(len(columns) + 1)]]
     for run in record[part]:
-        rows.append([number(size(run)), *(number(figure(run)) for figure in columns.values())])
+        named = size(run) if part == "processes" else number(size(run))
+        rows.append([str(named), *(number(figure(run)) for figure in columns.values())])
     return markdown(rows)
 
 
