@@ -100,7 +100,7 @@ class Scale:
             starts = Starts(_RECIPE, 1, folder, self.say, _changed(config, folder), steps=_STEPS)
             starts.run("run", upto=2)  # a checkpoint to go on from, and the text is prepared
             (resumed,), (new,) = starts.timed("run"), starts.timed("new")
-            saves = Saves(config, _TOKENIZER, 1, folder / "saves", self.say, _STEPS_BETWEEN_SAVES)
+            saves = Saves(config, _TOKENIZER, 1, folder, self.say, _STEPS_BETWEEN_SAVES)
             _, save = saves.turns(["ours", "ours"])  # the first one takes its memory
         gc.collect()  # model and trainer hold one another, and the next model is larger
         found = {"parameters": plan.count_parameters(config), "n_layer": config.n_layer}
@@ -145,14 +145,15 @@ def shape(parameters: int) -> GPT2Config:
 
 def _of_width(width: int, parameters: int) -> GPT2Config | None:
     """None where the embeddings alone leave less than half a layer."""
-    facts = {"n_embd": width, "n_head": width // 64, "vocab_size": _VOCABULARY}
-    facts |= {"n_positions": _BLOCK_SIZE} | dict.fromkeys(_DROPOUT, 0.0)
-    none, one = (plan.count_parameters(GPT2Config(n_layer=n, **facts)) for n in (0, 1))
-    layers = round((parameters - none) / (one - none))
+    facts = _FACTS | {"n_embd": width, "n_head": width // 64}
+    one, two = (plan.count_parameters(GPT2Config(n_layer=n, **facts)) for n in (1, 2))
+    layers = 1 + round((parameters - one) / (two - one))
     return GPT2Config(n_layer=layers, **facts) if layers > 0 else None
 
 
-_DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_FACTS = {"vocab_size": _VOCABULARY, "n_positions": _BLOCK_SIZE}
+_FACTS |= {"bos_token_id": 0, "eos_token_id": 0}  # the library's own are not in this vocabulary
+_FACTS |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 
 
 def _distance(config: GPT2Config) -> float:
