@@ -29,10 +29,13 @@ class Node:
         meet = ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=held"]
         often = ["--rdzv_conf=last_call_timeout=20,keep_alive_interval=1"]
         here = ["--local_addr=127.0.0.1", str(ROOT / "tests" / "held.py"), str(folder)]
+        # Without it torch 2.13 tells a node that joins later nothing of where the first one is.
+        own_store = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *launch, *meet, *often, *here, *words],
                 cwd=ROOT,
+                env=own_store,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -147,7 +147,8 @@ def test_what_it_works_with(tmp_path, monkeypatch, words, within):
 )
 def test_what_it_does_not_work_with_is_refused(tmp_path, capsys, words, told):
     recipe = attempts.write_recipe(tmp_path)
-    command = [str(recipe), "--output_dir", str(tmp_path / "run"), "--fsdp", "true", *words]
+    sharded = [] if "--fsdp" in words else ["--fsdp", "true"]
+    command = [str(recipe), "--output_dir", str(tmp_path / "run"), *sharded, *words]
     assert exit_code(run_clm.run, command) == 2
     assert told in capsys.readouterr().err
 
