@@ -8,7 +8,7 @@ from transformers import GPT2Config, TrainingArguments
 
 from zhgpt import command, lint, plan, rule, rules_optimizer, scaling
 from zhgpt.errors import InputError
-from zhgpt.recipe import ClmRecipe, CorpusSection, SamplesSection
+from zhgpt.recipe import ClmRecipe, CorpusSection, MuonSection, SamplesSection
 from zhgpt.rule import Facts
 
 SECTIONS = {"model": GPT2Config, "training_arguments": TrainingArguments}
@@ -135,6 +135,13 @@ CASES = [
 @pytest.mark.parametrize("name, severity, changes, facts", CASES)
 def test_a_rule_speaks_beyond_its_threshold(name, severity, changes, facts):
     assert found(recipe(**changes), dataclasses.replace(SOUND, **facts)).get(name) == severity
+
+
+def test_a_rate_that_is_the_embeddings_alone_may_be_steep():
+    made = recipe(learning_rate=2e-2)
+    assert found(made)["steep-rate"] == "stop"
+    muon = MuonSection(matrix_learning_rate=5e-3)
+    assert "steep-rate" not in found(dataclasses.replace(made, muon=muon))
 
 
 def test_every_rule_has_a_case():

@@ -10,7 +10,7 @@ from conftest import history
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 import run_clm
-from zhgpt import command, muon, recipe
+from zhgpt import command, muon, plan, recipe
 from zhgpt.errors import InputError
 
 
@@ -45,6 +45,7 @@ def test_matrices_go_as_torchs_muon_moves_them_and_all_else_as_adamw(tmp_path, m
     matrices = [p for n, p in named.items() if ".h." in n and p.ndim == 2]
     rest = [p for p in named.values() if all(p is not m for m in matrices)]
     assert len(matrices) == 8
+    assert sum(p.numel() for p in matrices) == plan.matrix_parameters(model.config)
     parts = [
         torch.optim.Muon(
             matrices, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"

@@ -13,7 +13,7 @@ from attempts import Blow, Moment, Run
 from transformers import GPT2Config
 
 import run_clm
-from zhgpt import step_memory
+from zhgpt import recipe, step_memory
 from zhgpt.errors import exit_code
 from zhgpt.plan import count_parameters
 
@@ -27,8 +27,8 @@ def warm():
     attempts.warm_up()
 
 
-def run(recipe: Path, folder: Path, processes: int, fsdp: str = "true") -> Run:
-    made = Run(recipe, folder, processes=processes)
+def run(pins: Path, folder: Path, processes: int, fsdp: str = "true") -> Run:
+    made = Run(pins, folder, processes=processes)
     made.command = lambda: [*Run.command(made), "--fsdp", fsdp]
     return made
 
@@ -49,9 +49,9 @@ def moments(folder: Path) -> dict:
 
 
 def test_curve_samples_and_files_are_those_of_one_process(tmp_path):
-    recipe = attempts.write_recipe(tmp_path, **STILL, **SMALL)
-    alone = finish(run(recipe, tmp_path / "alone", 1))
-    shared = finish(run(recipe, tmp_path / "shared", 2))
+    pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
+    alone = finish(run(pins, tmp_path / "alone", 1))
+    shared = finish(run(pins, tmp_path / "shared", 2))
     assert figures(shared) == pytest.approx(figures(alone), abs=1e-5)
     assert (shared / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
     here, there = (moments(folder / "checkpoint-12") for folder in (shared, alone))
@@ -71,9 +71,9 @@ def test_curve_samples_and_files_are_those_of_one_process(tmp_path):
 @pytest.mark.slow
 def test_killed_and_told_to_go_it_ends_as_its_twin(tmp_path):
     """Bit for bit, with dropout: in a step, while saving, in an evaluation."""
-    recipe = attempts.write_recipe(tmp_path, **SMALL)
-    twin = attempts.result(finish(run(recipe, tmp_path / "twin", 2)))
-    broken = run(recipe, tmp_path / "run", 2)
+    pins = attempts.write_recipe(tmp_path, **SMALL)
+    twin = attempts.result(finish(run(pins, tmp_path / "twin", 2)))
+    broken = run(pins, tmp_path / "run", 2)
     for blow in (
         Blow(signal.SIGKILL, Moment("training", seconds=0.05)),
         Blow(signal.SIGTERM, Moment("evaluating")),
@@ -92,11 +92,11 @@ def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path, monkeypatch):
     monkeypatch.setattr(attempts, "PATIENCE", 600)
     constant = {"lr_scheduler_type": "constant", "logging_steps": 1, "eval_steps": 4}
     constant = {f"training_arguments__{key}": value for key, value in constant.items()}
-    recipe = attempts.write_recipe(tmp_path, **STILL, **SMALL, **constant)
-    alone, changed = run(recipe, tmp_path / "alone", 1), tmp_path / "changed"
+    pins = attempts.write_recipe(tmp_path, **STILL, **SMALL, **constant)
+    alone, changed = run(pins, tmp_path / "alone", 1), tmp_path / "changed"
     starts = [(4, 2, "true"), (8, 1, "true"), (12, 4, "true"), (16, 2, "false"), (20, 2, "true")]
     for steps, processes, fsdp in [(20, 1, "true"), *starts]:
-        one = alone if not alone.attempts else run(recipe, changed, processes, fsdp)
+        one = alone if not alone.attempts else run(pins, changed, processes, fsdp)
         words = [*one.command(), f"--max_steps={steps}"]
         one.command = lambda words=words: words
         end = one.attempt(fresh=True)
@@ -120,10 +120,10 @@ def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path, monkeypatch):
 )
 def test_what_it_works_with(tmp_path, monkeypatch, words, within):
     monkeypatch.setattr(attempts, "PATIENCE", 600)
-    recipe = attempts.write_recipe(tmp_path, **STILL, **SMALL)
+    pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
     folders = []
     for processes in (1, 2):
-        one = run(recipe, tmp_path / str(processes), processes)
+        one = run(pins, tmp_path / str(processes), processes)
         command = [*one.command(), *words]
         one.command = lambda command=command: command
         folders.append(finish(one))
@@ -146,9 +146,9 @@ def test_what_it_works_with(tmp_path, monkeypatch, words, within):
     ],
 )
 def test_what_it_does_not_work_with_is_refused(tmp_path, capsys, words, told):
-    recipe = attempts.write_recipe(tmp_path)
+    pins = attempts.write_recipe(tmp_path)
     sharded = [] if "--fsdp" in words else ["--fsdp", "true"]
-    command = [str(recipe), "--output_dir", str(tmp_path / "run"), *sharded, *words]
+    command = [str(pins), "--output_dir", str(tmp_path / "run"), *sharded, *words]
     assert exit_code(run_clm.run, command) == 2
     assert told in capsys.readouterr().err
 
@@ -157,13 +157,14 @@ def test_a_share_needs_less_memory():
     config = GPT2Config(n_layer=24, n_embd=1024, vocab_size=32_000, n_positions=1024)
 
     def estimate(fsdp: bool, processes: int) -> step_memory.Memory:
-        pins = SimpleNamespace(
+        asked = SimpleNamespace(
             training_arguments={"bf16": True, "fsdp": fsdp},
             model={},
             corpus=SimpleNamespace(document_mask=False),
+            muon=recipe.MuonSection(),
             tokens_per_step=8192 * processes,
         )
-        return step_memory.estimate(pins, config, 1, processes, gpu=True)
+        return step_memory.estimate(asked, config, 1, processes, gpu=True)
 
     whole, shared = estimate(False, 8), estimate(True, 8)
     size = count_parameters(config)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from zhgpt import step_memory
+from zhgpt import recipe, step_memory
 
 BLOCKS, LENGTH = 2, 64
 
@@ -54,6 +54,7 @@ def test_activations_are_those_that_autograd_keeps(attention, half, dropout):
         training_arguments={"bf16": half},
         model={"attn_implementation": attention},
         corpus=SimpleNamespace(document_mask=False),
+        muon=recipe.MuonSection(),
         tokens_per_step=BLOCKS * LENGTH,
     )
     made = step_memory.estimate(pins, config, BLOCKS, processes=1, gpu=False)

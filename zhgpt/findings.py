@@ -6,8 +6,8 @@ Written anew from the results.jsonl files that lie beside the page. A table stan
     <!-- end of runs -->
 
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
-`key=value` asks for that value, `*` for any recipe. Runs that differ in their seeds alone are one
-row.
+`key=value` asks for that value, `key=*` hides any, `*` is any recipe. Runs that differ in their
+seeds alone are one row.
 """
 
 import argparse
@@ -44,7 +44,8 @@ def _table(found: re.Match, lines: Sequence[Line]) -> str:
     if not chosen:
         raise InputError(f"no run for the table {found[1].strip()}")
     columns = [key for key, value in wanted.items() if value is None]
-    return markdown([*_heads(columns), *_rows(chosen, recipes, columns)])
+    hidden = [key for key, value in wanted.items() if value == "*"]
+    return markdown([*_heads(columns), *_rows(chosen, recipes, columns, hidden)])
 
 
 def _key(word: str) -> tuple[str, str | None]:
@@ -57,8 +58,10 @@ def _is_of(line: Line, recipes: Sequence[str], wanted: Mapping[str, str | None])
     changed = overrides(line)
     if recipes != ["*"] and Path(line["recipe_file"]).stem not in recipes:
         return False
-    asked = {key: value for key, value in wanted.items() if value is not None}
-    return set(changed) <= set(wanted) and all(changed.get(k) == v for k, v in asked.items())
+    asked = {key: value for key, value in wanted.items() if value not in (None, "*")}
+    return set(changed) <= set(wanted) and all(
+        _sortable(changed.get(key, "")) == _sortable(value) for key, value in asked.items()
+    )
 
 
 def overrides(line: Line) -> dict[str, str]:
@@ -72,23 +75,24 @@ def overrides(line: Line) -> dict[str, str]:
 
 def _heads(columns: Sequence[str]) -> Iterator[list[str]]:
     heads = ["recipe", *(f"`{key}`" for key in columns)]
-    heads += ["bits/byte", "seeds", "lowest–highest", "less the first", "seconds"]
+    heads += ["bits/byte", "seeds", "lowest–highest", "less the first"]
     yield heads
     yield ["---", *("--:" for _ in heads[1:])]
 
 
 def _rows(
-    lines: Sequence[Line], recipes: Sequence[str], columns: Sequence[str]
+    lines: Sequence[Line], recipes: Sequence[str], columns: Sequence[str], hidden: Sequence[str]
 ) -> Iterator[list[str]]:
     """The run without changes first, then by values."""
     groups: dict[tuple, list[Line]] = {}
     for line in lines:
-        values = tuple(overrides(line).get(key, "") for key in columns)
+        values = [overrides(line).get(key, "") for key in (*columns, *hidden)]
         groups.setdefault((Path(line["recipe_file"]).stem, *values), []).append(line)
     order = sorted(groups, key=lambda group: (_place(group[0], recipes), *map(_sortable, group)))
     first = mean(map(_bits, groups[order[0]]))
     for group in order:
-        yield [group[0], *(value or "·" for value in group[1:]), *_figures(groups[group], first)]
+        shown = [value or "·" for value in group[1 : 1 + len(columns)]]
+        yield [group[0], *shown, *_figures(groups[group], first)]
 
 
 def _place(name: str, recipes: Sequence[str]) -> int:
@@ -96,8 +100,9 @@ def _place(name: str, recipes: Sequence[str]) -> int:
 
 
 def _sortable(value: str) -> tuple[bool, float, str]:
+    """Unchanged before changed, numbers as numbers."""
     try:
-        return bool(value), float(value), value
+        return bool(value), float(value), ""
     except ValueError:
         return bool(value), 0.0, value
 
@@ -109,10 +114,8 @@ def _bits(line: Line) -> float:
 def _figures(lines: Sequence[Line], first: float) -> list[str]:
     bits = [_bits(line) for line in lines]
     several = f"{min(bits):.4f}–{max(bits):.4f}" if len(bits) > 1 else ""
-    seconds = mean(line["metrics"]["train_runtime"] for line in lines)
     seeds = len({line["overrides"].get(_SEED) for line in lines})
-    shown = [f"{mean(bits):.4f}", f"{seeds}", several, f"{mean(bits) - first:+.4f}"]
-    return [*shown, f"{seconds:.0f}"]
+    return [f"{mean(bits):.4f}", f"{seeds}", several, f"{mean(bits) - first:+.4f}"]
 
 
 def run(argv: Sequence[str] | None) -> int:

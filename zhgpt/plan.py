@@ -65,16 +65,21 @@ def make(pins: Any, config: Any, processes: int, blocks: int) -> Plan:
 def count_parameters(config: Any) -> int:
     """Parameters of a GPT2LMHeadModel, embeddings counted, a tied output matrix once."""
     width, inner = config.n_embd, config.n_inner or 4 * config.n_embd
-    attention = 4 * width * width + 4 * width
-    mlp = 2 * width * inner + inner + width
-    norms = 4 * width
+    biases_and_norms = 9 * width + inner
     embeddings = (config.vocab_size + config.n_positions) * width
     head = 0 if config.tie_word_embeddings else config.vocab_size * width
-    return config.n_layer * (attention + mlp + norms) + 2 * width + embeddings + head
+    vectors = config.n_layer * biases_and_norms + 2 * width
+    return matrix_parameters(config) + vectors + embeddings + head
+
+
+def matrix_parameters(config: Any) -> int:
+    """Of all layers: the attention's four and the two of the MLP, which are what Muon takes."""
+    width, inner = config.n_embd, config.n_inner or 4 * config.n_embd
+    return config.n_layer * (4 * width * width + 2 * width * inner)
 
 
 def checkpoint_bytes(config: Any) -> int:
-    """The weights and AdamW's two moments, each in 32 bits."""
+    """The weights and AdamW's two moments, each in 32 bits; with Muon less."""
     return 12 * count_parameters(config)
 
 

@@ -108,6 +108,10 @@ class TrialSection:
 
     z_loss: float = 0.0
     zero_projections: bool = False
+    padded: bool = False
+    doubled_from: float = 1.0
+    matrices_by_adamw: bool = False
+    end_masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

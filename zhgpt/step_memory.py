@@ -7,7 +7,7 @@ counts them. torch_compile fuses some of them away, so a compiled step takes les
 from dataclasses import dataclass
 from typing import Any
 
-from zhgpt.plan import count_parameters
+from zhgpt.plan import count_parameters, matrix_parameters
 
 # Python, torch and its kernels on a CPU; on a GPU the context and what the allocator leaves unused.
 PROCESS_BYTES = {False: 0.5e9, True: 1.0e9}
@@ -71,7 +71,7 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
     return Memory(
         process=PROCESS_BYTES[gpu],
         weights=4 * size / shares + gathered,
-        optimizer=_OPTIMIZER_BYTES.get(asked.get("optim", "adamw_torch_fused"), 8) * size / shares,
+        optimizer=_optimizer_bytes(pins, config, size) / shares,
         # Several processes exchange gradients from buckets of their own; sharded ones add up whole
         # gradients over their micro-batches, and share them out in the last.
         gradients=4 * size * (2 if processes > shares else 1),
@@ -81,6 +81,13 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
         heap=_HEAP * config.n_layer * layer if small and not gpu else 0,
         accumulates=steps > 1 or processes > 1,
     )
+
+
+def _optimizer_bytes(pins: Any, config: Any, size: int) -> int:
+    """Muon keeps one moment of a matrix where AdamW keeps two."""
+    kind = pins.training_arguments.get("optim", "adamw_torch_fused")
+    spared = 4 * matrix_parameters(config) if pins.muon.matrix_learning_rate is not None else 0
+    return _OPTIMIZER_BYTES.get(kind, 8) * size - spared
 
 
 def _layer_bytes(config: Any, half: bool, gpu: bool) -> float:
