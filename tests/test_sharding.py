@@ -22,9 +22,11 @@ SMALL = {"training_arguments__per_device_train_batch_size": 2, "model__n_layer":
 FIGURES = ("loss", "eval_loss", "eval_bits_per_byte", "eval_accuracy", "grad_norm")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm():
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Up to four processes on two cores, which may have other work as well."""
     attempts.warm_up()
+    monkeypatch.setattr(attempts, "PATIENCE", 600)
 
 
 def run(pins: Path, folder: Path, processes: int, fsdp: str = "true") -> Run:
@@ -87,9 +89,8 @@ def test_killed_and_told_to_go_it_ends_as_its_twin(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path, monkeypatch):
+def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path):
     """Real commands: two, one, four, two without FSDP, two with it, each from the one before."""
-    monkeypatch.setattr(attempts, "PATIENCE", 600)
     constant = {"lr_scheduler_type": "constant", "logging_steps": 1, "eval_steps": 4}
     constant = {f"training_arguments__{key}": value for key, value in constant.items()}
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL, **constant)
@@ -118,8 +119,7 @@ def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path, monkeypatch):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_it_works_with(tmp_path, monkeypatch, words, within):
-    monkeypatch.setattr(attempts, "PATIENCE", 600)
+def test_what_it_works_with(tmp_path, words, within):
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
     folders = []
     for processes in (1, 2):
