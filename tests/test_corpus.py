@@ -1,6 +1,7 @@
 """Documents to blocks: both laws on hard text, the split, the cache, and what is refused."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -575,3 +576,20 @@ def test_both_laws_on_real_text(corpus_dir):
 def test_the_sample_that_is_checked_has_beginnings_of_whole_characters():
     texts = pa.array(["汉" * 3000, "a", "𠀀" * 1024, "a" + "é" * 5000], pa.large_string())
     assert parts._sample(texts) == ["汉" * 1024, "a", "𠀀" * 1024, "a" + "é" * 1023]
+
+
+def test_packed_shards_are_the_corpus_of_their_documents(tmp_path):
+    """As docs/datatrove_shards.py has them written: a file for each task, its logs elsewhere."""
+    stories = tiny_stories(60, seed=4)
+    shards, work = tmp_path / "shards", tmp_path / "shards.work"
+    for folder in (shards, work):
+        folder.mkdir()
+    (work / "00000.json").write_text('{"text": "a log"}')
+    for number, story in enumerate(stories):
+        line = json.dumps({"text": story, "source": ""}, ensure_ascii=False) + "\n"
+        (shards / f"{number:05d}.jsonl.gz").write_bytes(gzip.compress(line.encode("utf-8")))
+    made, one = prepare(shards), prepare(write_jsonl(tmp_path / "one.jsonl", stories))
+    assert made.fingerprint == one.fingerprint and made.ledger["train"]["files"] == 60
+    assert made.ledger["dropped"] == {}
+    assert made.ledger["read"]["documents"] == 60
+    assert made.ledger["read"]["bytes"] == sum(len(story.encode("utf-8")) for story in stories)

@@ -52,6 +52,7 @@ LEVELS = {
         "benchmark_run_table": {"benchmark_table"},
         "allocator": set(),
         "benchmark_step_table": {"benchmark_table"},
+        "benchmark_scale_table": {"benchmark_table"},
         "passages": set(),
         "bpe_table": {"report", "survey_table"},
         "page_file": {"disk"},
@@ -144,8 +145,10 @@ LEVELS = {
         "benchmark_startup": {"callbacks", "keeping", "machine"},
         "steppers": set(),
         "benchmark_step": {"steppers"},
+        "benchmark_scale": {"benchmark_preparation", "benchmark_save", "benchmark_startup"}
+        | {"machine"},
         "benchmark": {"benchmark_preparation", "benchmark_save", "benchmark_startup", "machine"}
-        | {"benchmark_step", "steppers"},
+        | {"benchmark_scale", "benchmark_step", "steppers"},
     },
 }
 LIBRARIES = {0: set(), 1: LEVEL_1, 2: LEVEL_2}

@@ -3,6 +3,8 @@
 import datasets
 import numpy as np
 import pytest
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
 
 from zhgpt.order import Stream, block_order
 from zhgpt.recipe import ShortBlocksSection
@@ -79,3 +81,22 @@ def test_short_rows_are_pieces_of_the_same_blocks_until_their_share_is_over():
     resumed = Stream(long, 12, seed=1, start=4, short=ShortBlocksSection(length=2, share=0.5))
     assert resumed.__getitems__([0, 1]) == early
     assert resumed.__getitems__([2, 3]) == late
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_process_reads_the_blocks_of_its_share_and_no_other(blocks, processes):
+    """As Trainer has accelerate deal micro-batches out; a run of two was counted the same way."""
+    read = []
+
+    class Noted(Stream):
+        def __getitems__(self, items):
+            read[-1].extend(items)
+            return super().__getitems__(items)
+
+    for rank in range(processes):
+        read.append([])
+        loader = DataLoader(Noted(blocks, 24, seed=1), batch_size=2, collate_fn=list)
+        shares = {"num_processes": processes, "process_index": rank, "put_on_device": False}
+        assert len(list(prepare_data_loader(loader, **shares))) == 12 // processes
+    assert [len(share) for share in read] == [24 // processes] * processes
+    assert sorted(sum(read, [])) == [*range(24)]

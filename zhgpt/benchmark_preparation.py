@@ -51,7 +51,7 @@ class Preparation:
 
         InputError for files that are no JSON lines; UnequalWork.
         """
-        self._require_input()
+        self.require_input()
         record: Record = {"files": [path.name for path in self.files], "repeats": self.repeats}
         record |= {"tokenizer": self.tokenizer.name, "block_size": _BLOCK_SIZE}
         record |= {"batch_size": _BATCH_SIZE, "processors": contenders.PROCESSORS}
@@ -65,7 +65,7 @@ class Preparation:
             record["large"] = self._large()
         return record
 
-    def _require_input(self) -> None:
+    def require_input(self) -> None:
         bpe.require_folder(str(self.tokenizer))
         tokenizer, _ = contenders.tokenizer_of(str(self.tokenizer))
         if reason := contenders.encoder.Encoder(tokenizer).reason:
@@ -129,15 +129,23 @@ class Preparation:
             folder.mkdir()
             path = folder / "large.jsonl"
             write_large(path, self.files, size * 1_000_000, line * 1_000_000)
-            cold, answer = self._run("ours", self.scratch / "ours", [path])
-            _, again = self._run("ours", self.scratch / "ours", [path])
-            if again["fingerprint"] != answer["fingerprint"]:
-                raise UnequalWork(f"{name}: the second start gave other blocks")
-            figures = _figures(cold, answer, self.scratch / "ours")
-            found.append({"text": name, "second_start": again["seconds"]} | figures)
-            self.say(f"{name}: {answer['seconds']:.1f} s, again {again['seconds']:.2f} s")
-            self._clear()
+            found.append({"text": name} | self.ours([path], name))
         return found
+
+    def ours(self, files: Sequence[Path], name: str) -> Record:
+        """Our way with these files, cold and then again; the folder is empty before and after.
+
+        UnequalWork where the second start gives other blocks.
+        """
+        folder = self.scratch / "ours"
+        cold, answer = self._run("ours", folder, files)
+        _, again = self._run("ours", folder, files)
+        if again["fingerprint"] != answer["fingerprint"]:
+            raise UnequalWork(f"{name}: the second start gave other blocks")
+        figures = _figures(cold, answer, folder) | {"fingerprint": answer["fingerprint"]}
+        self.say(f"{name}: {answer['seconds']:.1f} s, again {again['seconds']:.2f} s")
+        self._clear()
+        return {"second_start": again["seconds"]} | figures
 
 
 def _figures(peaks: meter.Peaks, answer: Mapping[str, Any], folder: Path) -> Record:

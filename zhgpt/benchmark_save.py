@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from zhgpt import checkpoint, disk, keeping, machine
+from zhgpt import checkpoint, disk, keeping, machine, plan
 from zhgpt.recipe import PreemptionSection
 from zhgpt.watch import Watch
 
@@ -49,13 +49,11 @@ class Saves:
         take its memory then.
         """
         ways = [WAYS[(number + shift) % 3] for number in range(self.repeats) for shift in range(3)]
-        trainer = self._trainer(["ours", *ways])
-        trainer.train()
-        first, *turns = trainer.turns
+        first, *turns = self.turns(["ours", *ways])
         quiet = statistics.median(s for t in turns if t["way"] != "ours" for s in t["steps"])
         record = {way: [t for t in turns if t["way"] == way] for way in WAYS}
         return {
-            "parameters": trainer.model.num_parameters(),
+            "parameters": plan.count_parameters(self.config),
             "bytes": first["bytes"],
             "tokens_per_step": _BLOCK_SIZE,
             "quiet_step": quiet,
@@ -63,6 +61,12 @@ class Saves:
             "repeats": self.repeats,
             "ways": record,
         }
+
+    def turns(self, ways: list[str]) -> list[Record]:
+        """Of saves in these ways, one after the other: what each took."""
+        trainer = self._trainer(ways)
+        trainer.train()
+        return trainer.turns
 
     def _trainer(self, ways: list[str]) -> "_InTurn":
         model = GPT2LMHeadModel(self.config)

@@ -1,7 +1,7 @@
 """From the command to the end of the first step: a new run, one at step 10, one at a millionth.
 
 As a command, python -m zhgpt.benchmark_startup JOB, it is one such start: run_clm.py itself, which
-ends after its first step; the last line that it prints says when it got how far.
+ends after its first step or a few more; a line that it prints says when it got how far.
 """
 
 import json
@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from zhgpt import callbacks, checkpoint, keeping, machine
 from zhgpt.errors import InputError
 
 Record = dict[str, Any]
+Marks = list[list[float]]  # (wall's clock, processor seconds) at the start and behind every part
 # The rate is constant, so that any number of steps is one and the same run; nothing is reported.
 _SETTINGS = {
     "lr_scheduler_type": "constant",
@@ -51,16 +52,23 @@ _PACKAGES = ["torch", "transformers", "datasets", "evaluate", "wandb", "zhgpt"]
 
 @dataclass(frozen=True)
 class Starts:
-    """`repeats` starts of each kind with `recipe`, in `scratch`."""
+    """`repeats` starts of each kind with `recipe`, in `scratch`.
+
+    `changed` are further options of run_clm.py; `processes` make `steps` steps of a timed start.
+    """
 
     recipe: Path
     repeats: int
     scratch: Path
     say: Callable[[str], None]
+    changed: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
+    steps: int = 1
 
     def measure(self) -> Record:
         """Seconds of each part of each start, and of the imports by package."""
-        self._run("seed", _STEPS[_EARLY])
+        self.run("seed", _STEPS[_EARLY])
         record = json.loads((self.scratch / "seed" / "run.json").read_text(encoding="utf-8"))
         shutil.copytree(self.scratch / "seed", self.scratch / "aged")
         age(self.scratch / "aged", _STEPS[_LATE])
@@ -78,28 +86,40 @@ class Starts:
             "imports": imports(),
         }
 
-    def _run(self, folder: str, upto: int = 0) -> str:
-        """Makes `upto` steps in a folder, or the first one after what lies there; what it printed.
+    def timed(self, folder: str) -> list[Marks]:
+        """Of every process; the run goes on with what lies in the folder."""
+        lines = self.run(folder).splitlines()
+        return [json.loads(line) for line in lines if line.startswith("[[")]
+
+    def run(self, folder: str, upto: int = 0) -> str:
+        """A run of `upto` steps in a folder, or a start that is timed; what it printed.
 
         InputError if it fails.
         """
         settings = _SETTINGS | {"output_dir": str(self.scratch / folder), "max_steps": upto}
         if not upto:
             settings["max_steps"] = 2 * _STEPS[_LATE]
-        words = [f"--{key}={value}" for key, value in settings.items()]
-        job = {"argv": [str(self.recipe), *words], "is_timed": not upto, "began": time.time()}
-        program = [sys.executable, "-m", "zhgpt.benchmark_startup", json.dumps(job)]
-        cache = {"HF_DATASETS_CACHE": str(self.scratch / "cache")}
-        end = subprocess.run(program, env=os.environ | cache, capture_output=True, text=True)
+        words = [f"--{key}={value}" for key, value in (settings | self.changed).items()]
+        job = {"argv": [str(self.recipe), *words], "steps": 0 if upto else self.steps}
+        job["began"] = time.time()
+        program = [*self._launcher(), "-m", "zhgpt.benchmark_startup", json.dumps(job)]
+        changed = {"HF_DATASETS_CACHE": str(self.scratch / "cache")} | self.environment
+        end = subprocess.run(program, env=os.environ | changed, capture_output=True, text=True)
         if end.returncode:
             raise InputError(f"--recipe: {self.recipe} does not start:\n{end.stdout}{end.stderr}")
         return end.stdout
+
+    def _launcher(self) -> list[str]:
+        if self.processes == 1:
+            return [sys.executable]
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        return [sys.executable, *torchrun, f"--nproc_per_node={self.processes}"]
 
     def _start(self, kind: str) -> Record:
         template = {_NEW: None, _EARLY: "seed", _LATE: "aged"}[kind]
         if template:
             shutil.copytree(self.scratch / template, self.scratch / "start")
-        marks = json.loads(self._run("start").splitlines()[-1])
+        (marks,) = self.timed("start")
         shutil.rmtree(self.scratch / "start")
         found = {part: _between(marks[n], marks[n + 1]) for n, part in enumerate(PARTS)}
         return {"load": os.getloadavg()[0], "parts": found}
@@ -152,23 +172,28 @@ def imports() -> dict[str, float]:
 
 
 def start(job: Record) -> None:
-    """The command itself, with marks set at what it calls; it ends at the last mark."""
+    """The command itself, with marks set at what it calls; if timed, it ends at the last mark."""
     sys.argv = ["run_clm.py", *job["argv"]]
-    if job["is_timed"]:
-        _mark(job["began"])
+    if job["steps"]:
+        _mark(job["began"], job["steps"])
     runpy.run_path("run_clm.py", run_name="__main__")
 
 
-def _mark(began: float) -> None:
+def _mark(began: float, steps: int) -> None:
     marks = [(began, 0.0)]
 
     def note(*_: Any, **__: Any) -> None:
         marks.append((time.time(), time.process_time()))
 
-    def end(*_: Any, **__: Any) -> None:
+    def begin_step(*_: Any, **__: Any) -> None:
+        if len(marks) < len(PARTS):  # of further steps, the end alone
+            note()
+
+    def end_step(*_: Any, **__: Any) -> None:
         note()
-        print(json.dumps(marks), flush=True)
-        os._exit(0)
+        if len(marks) == len(PARTS) + steps:
+            print(json.dumps(marks), flush=True)
+            _end()
 
     def noting(function: Callable, after: bool = False) -> Callable:
         def noted(*args: Any) -> Any:
@@ -182,7 +207,8 @@ def _mark(began: float) -> None:
 
     machine.prepare = noting(machine.prepare)
     keeping.newest = noting(keeping.newest, after=True)
-    last = type("Last", (TrainerCallback,), {"on_step_end": end, "on_step_begin": note})()
+    methods = {"on_step_begin": begin_step, "on_step_end": end_step}
+    last = type("Last", (TrainerCallback,), methods)()
     arrange = callbacks.arrange
 
     def arranged(trainer: Any) -> Any:
@@ -192,6 +218,13 @@ def _mark(began: float) -> None:
     callbacks.arrange = arranged
     train = keeping.Sealed.train
     keeping.Sealed.train = lambda self, **kwargs: (note(), train(self, **kwargs))[1]
+
+
+def _end() -> None:
+    """At once; a process of several lets the others have what it may still be sending them."""
+    if torch.distributed.is_initialized():
+        time.sleep(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def _large(record: Record) -> str:
         speed = run["bytes"] / 1e6 / run["seconds"]
         memory = (run["peak_memory"] or 0) / _GIGABYTE
         cells = [run["seconds"], speed, memory, run["second_start"]]
-        rows.append([run["text"], *map(_number, cells)])
+        rows.append([run["text"], *map(number, cells)])
     return markdown(rows)
 
 
@@ -141,13 +141,13 @@ def _rows_loaded(record: Record) -> list[float]:
 
 def spread(values: Sequence[float]) -> str:
     """Median and, of several values, lowest and highest."""
-    found = _number(median(values))
+    found = number(median(values))
     if len(values) == 1:
         return found
-    return f"{found} ({_number(min(values))}–{_number(max(values))})"
+    return f"{found} ({number(min(values))}–{number(max(values))})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits: 1234, 12.3, 1.23."""
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 

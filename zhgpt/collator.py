@@ -14,8 +14,6 @@ Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 def of(recipe: ClmRecipe, plain: Collator) -> Collator:
     """`plain`, a DataCollatorForLanguageModeling, as the recipe's corpus.document_mask has it."""
-    if recipe.trial.end_masked:
-        return _EndMasked(plain)
     if not recipe.corpus.document_mask:
         return plain
     return DocumentMask(plain, plain.tokenizer.eos_token_id)
@@ -59,16 +57,3 @@ def positions(input_ids: torch.Tensor, eos_id: int) -> torch.Tensor:
     starts = torch.zeros_like(input_ids)
     starts[:, 1:] = torch.where(input_ids[:, :-1] == eos_id, places[1:], 0)
     return places - starts.cummax(1).values
-
-
-@dataclass(frozen=True)
-class _EndMasked:
-    """As where padding is the end of text: its labels count for nothing."""
-
-    plain: Collator
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        batch = self.plain(rows)
-        end = self.plain.tokenizer.eos_token_id
-        batch["labels"] = batch["labels"].masked_fill(batch["labels"] == end, -100)
-        return batch

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_model
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
@@ -49,25 +48,7 @@ def ready(model: GPT2LMHeadModel, pins: ClmRecipe) -> GPT2LMHeadModel:
     """
     model.loss_type = "ForCausalLM"
     attention.keep_causal(model, pins)
-    if pins.trial.z_loss:
-        model.loss_function = _with_z_loss(model.loss_function, pins.trial.z_loss)
-    if pins.trial.zero_projections:
-        for name, parameter in model.named_parameters():
-            if name.endswith("c_proj.weight"):
-                torch.nn.init.zeros_(parameter)
     return model
-
-
-def _with_z_loss(plain, weight: float):
-    """Cross-entropy and the squared log of the normaliser (Chowdhery et al. 2022, section 5)."""
-
-    def loss(logits, labels, vocab_size, num_items_in_batch=None, **kwargs):
-        whole = plain(logits, labels, vocab_size, num_items_in_batch=num_items_in_batch, **kwargs)
-        squares = logits[..., :-1, :].float().logsumexp(-1).square()[labels[..., 1:] != -100]
-        mean = squares.mean() if num_items_in_batch is None else squares.sum() / num_items_in_batch
-        return whole + weight * mean
-
-    return loss
 
 
 def load(

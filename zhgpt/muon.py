@@ -48,7 +48,7 @@ class _Factory:
     """What Trainer calls with the model to get the optimizer."""
 
     def __call__(
-        self, model: GPT2LMHeadModel, args: TrainingArguments, section: MuonSection, by_adamw: bool
+        self, model: GPT2LMHeadModel, args: TrainingArguments, section: MuonSection
     ) -> MuonAndAdamW:
         adamw, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
         matrices, decayed, others = _kinds(model.named_parameters())
@@ -56,9 +56,6 @@ class _Factory:
             {"params": decayed, "weight_decay": args.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        if by_adamw:
-            rate = {"lr": section.matrix_learning_rate, "weight_decay": args.weight_decay}
-            return adamw([*groups, {"params": matrices} | rate], **kwargs)
         muon = torch.optim.Muon(
             matrices,
             lr=section.matrix_learning_rate,
@@ -84,5 +81,4 @@ def chosen(pins: ClmRecipe, args: TrainingArguments) -> tuple[type, dict[str, An
     """For Trainer's optimizer_cls_and_kwargs; None where the recipe has no Muon."""
     if pins.muon.matrix_learning_rate is None:
         return None
-    by_adamw = pins.trial.matrices_by_adamw
-    return _Factory, {"args": args, "section": pins.muon, "by_adamw": by_adamw}
+    return _Factory, {"args": args, "section": pins.muon}

@@ -36,11 +36,7 @@ def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
 def stream(pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, tokens: int):
     """The Stream of a recipe's run, from where it has been trained on `tokens`."""
     start = tokens // pins.corpus.block_size
-    if pins.trial.padded:
-        blocks = _Padded(blocks, pins.corpus.block_size)
-    made = Stream(blocks, steps.blocks, seed, start, pins.short_blocks)
-    made.doubled = pins.trial.doubled_from * steps.blocks  # from there on twice as many a step
-    return made
+    return Stream(blocks, steps.blocks, seed, start, pins.short_blocks)
 
 
 _WHOLE = ShortBlocksSection()
@@ -76,9 +72,6 @@ class Stream:
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """All rows of a micro-batch in one read, as torch's loader asks for them."""
         places = np.asarray(items) + self.start
-        if places[0] >= getattr(self, "doubled", places[0] + 1):
-            later = places + (places - int(self.doubled))
-            places = np.concatenate([later, later + 1])
         rows = self._blocks(places)
         if not self.short or places[0] >= self.grown:
             return rows
@@ -90,28 +83,3 @@ class Stream:
 
 def _pieces(ids: Sequence[int], size: int) -> list[dict[str, Any]]:
     return [{"input_ids": ids[at : at + size]} for at in range(0, len(ids), size)]
-
-
-class _Padded:
-    """A row per document, cut off at the block's size and filled up with padding (ids 0 and 1)."""
-
-    def __init__(self, blocks: datasets.Dataset, size: int):
-        self.size = size
-        whole = blocks.with_format("numpy")[: 40_000_000 // size]["input_ids"]
-        self.ids = np.concatenate(list(whole))
-        self.ends = np.flatnonzero(self.ids == 0)
-        lengths = np.diff(self.ends)
-        used = np.minimum(lengths, size).mean() / size
-        print(f"padded: {len(self)} rows, {used:.4f} of their places are text;", end=" ")
-        print(f"{np.maximum(lengths - size, 0).sum() / lengths.sum():.4f} of the text is cut off")
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"input_ids": self._row(item)} for item in items]
-
-    def _row(self, item: int) -> list[int]:
-        first = self.ends[item] + 1
-        ids = self.ids[first : min(self.ends[item + 1] + 1, first + self.size)].tolist()
-        return ids + [1] * (self.size - len(ids))

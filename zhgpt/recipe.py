@@ -103,18 +103,6 @@ class ShortBlocksSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialSection:
-    """What is being tried out; not for recipes that last."""
-
-    z_loss: float = 0.0
-    zero_projections: bool = False
-    padded: bool = False
-    doubled_from: float = 1.0
-    matrices_by_adamw: bool = False
-    end_masked: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class SamplesSection:
     """What the model is asked to continue, and how its tokens are drawn.
 
@@ -181,7 +169,6 @@ class ClmRecipe:
     guards: GuardsSection = GuardsSection()
     muon: MuonSection = MuonSection()
     short_blocks: ShortBlocksSection = ShortBlocksSection()
-    trial: TrialSection = TrialSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
@@ -264,7 +251,7 @@ def content(recipe: Any) -> dict[str, Any]:
 
 def _unused(recipe: Any) -> set[str]:
     """What came to recipes later and is as it was without: the hash stays what it was."""
-    later = ("init_from", "muon", "short_blocks", "trial")
+    later = ("init_from", "muon", "short_blocks")
     fields = (field for field in dataclasses.fields(recipe) if field.name in later)
     return {field.name for field in fields if getattr(recipe, field.name) == field.default}
 
