@@ -11,7 +11,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVEL_1 = set("datasets filelock numpy opencc pyarrow rensa tiktoken tokenizers".split())
 LEVEL_1 |= {"charset_normalizer", "xxhash", "zstandard"}
 LEVEL_1 |= {"matplotlib", "rjieba"}  # for a picture in docs/, for words; not needed to train
-LEVEL_2 = LEVEL_1 | {"transformers", "torch", "safetensors", "evaluate", "wandb", "swanlab"}
+LEVEL_2 = LEVEL_1 | set("accelerate transformers torch safetensors evaluate wandb swanlab".split())
 LEVEL_2 |= {"gradio", "starlette"}  # for a page in a browser; not needed to train
 
 # Module: what of the package it may import; everything below its own level is understood.
@@ -116,19 +116,20 @@ LEVELS = {
         "muon": set(),
         "memory": set(),
         "peers": set(),
+        "sharding": {"peers"},
         "randomness": set(),
         "halving": set(),
         "attention": set(),
         "micro_batch": {"halving", "initial", "machine", "peers"},
-        "keeping": {"memory", "peers", "randomness"},
+        "keeping": {"memory", "peers", "randomness", "sharding"},
         "schedule": set(),
         "initial": {"attention"},
         "sampling": set(),
-        "callbacks": {"console", "figures", "guarding", "peers", "sampling", "tracking"},
+        "callbacks": set("console figures guarding peers sampling sharding tracking".split()),
         "console": set(),
         "swan": set(),
         "figures": set(),
-        "guarding": {"peers", "tracking"},
+        "guarding": {"peers", "sharding", "tracking"},
         "weights": set(),
         "generate": {"machine", "sampling", "weights"},
         "page": {"generate", "machine", "sampling"},

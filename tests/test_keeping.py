@@ -39,6 +39,11 @@ SOURCES = {
     "_issue_warnings_after_load": "7ccdd73aac16",
     "_finalize_training": "6d6d83d6a271",
     "set_initial_training_values": "81697f5f3100",
+    "create_accelerator_and_postprocess": "d649720bec7e",
+    "autocast_smart_context_manager": "0475f690559e",
+    "_prepare_for_training": "f55950593d7e",
+    "_get_grad_norm": "913ba6f52f07",
+    "save_model": "705727ee10c8",
 }
 
 

@@ -25,6 +25,7 @@ from zhgpt.repetition import Usual, Verdict, line
 from zhgpt.report import printable, train_tokens
 from zhgpt.sampling import continuations
 from zhgpt.session import Session
+from zhgpt.sharding import whole
 
 Say = Callable[[str], None]
 
@@ -100,27 +101,29 @@ class Samples(TrainerCallback):
         self.log = trainer.log
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        forget_samples_from(self.path, state.global_step + 1 if state.global_step else 0)
+        if state.is_world_process_zero:
+            forget_samples_from(self.path, state.global_step + 1 if state.global_step else 0)
         if state.global_step == 0:
-            self._take(args, state, **kwargs)
+            self._take_in_first(args, state, **kwargs)
 
     def on_evaluate(self, args, state, control, **kwargs):
         """All of an evaluation's samples, or none and `Left` in every process."""
         left = False
         if state.is_world_process_zero:
             forget_samples_from(self.path, state.global_step)  # of an evaluation that was left
-            try:
-                self._take_if_finite(args, state, **kwargs)
-            except Left:
-                left = True
+        try:
+            self._take_in_first(args, state, **kwargs)
+        except Left:
+            left = True
         (left,) = agreed(left)
         if left:
             raise Left(leaving.asked() or "told to another process")
 
-    def _take_if_finite(self, args, state, model, **kwargs):
-        """To draw from numbers that are none ends a GPU's whole process."""
+    def _take_in_first(self, args, state, model, **kwargs):
+        """By the first process alone. To draw from numbers that are none would end it on a GPU."""
+        model = whole(model)
+        if not state.is_world_process_zero:
+            return
         if finite(model):
             self._take(args, state, model, **kwargs)
         else:

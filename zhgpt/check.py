@@ -84,12 +84,17 @@ REMOVED = {
     "torchdynamo": "write torch_compile",
 }
 
+Rule = tuple[Callable[[Any], bool], str]
+
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
 # Of the model: a documented argument of every configuration, and no field of it.
 EXTRA_FIELDS = {
     "model": {"attn_implementation": typing.Literal[_ATTENTION]},
     # Ours: zhgpt.micro_batch puts the fastest number in its place.
-    "training_arguments": {"per_device_train_batch_size": int | typing.Literal["auto"]},
+    "training_arguments": {
+        "per_device_train_batch_size": int | typing.Literal["auto"],
+        "fsdp": bool | None,  # the library's old forms of it are texts
+    },
 }
 
 # With corpus.document_mask: the values with which the library attends across documents unsaid.
@@ -105,10 +110,27 @@ LEAKS = {
     ),
 }
 
+# With training_arguments.fsdp: the values with which it is refused.
+UNSHARDED: dict[str, Rule] = {
+    "training_arguments.fp16": (
+        lambda x: not x,
+        "training_arguments.fsdp needs bf16 or 32 bits: its loss scale was never tried",
+    ),
+    "training_arguments.optim": (
+        lambda x: x in ("adamw_torch", "adamw_torch_fused"),
+        'with training_arguments.fsdp, write "adamw_torch_fused" or "adamw_torch": what another'
+        " optimizer remembers was never put together again",
+    ),
+    "muon.matrix_learning_rate": (
+        lambda x: x is None,
+        "Muon needs whole matrices, and with training_arguments.fsdp no process has one; leave out"
+        " one of the two",
+    ),
+}
+
 # Of datasets.load_dataset: what says which text it is.
 DATASET_KEYS = ("path", "name", "split", "revision")
 
-Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
 _SHARE: Rule = (lambda x: 0 <= x <= 1, "from 0 to 1")
@@ -120,7 +142,6 @@ _NOT_EPOCH: Rule = (
     '"steps" or "no": a run is one stream over all epochs; write the interval in steps, or as a'
     " share of the run below 1",
 )
-_UNSPLIT: Rule = (lambda x: not x, "unset: a checkpoint holds the whole model in one file")
 _TEXT: Rule = (lambda x: x.strip() != "", "a text that is not empty")
 _FILES: Rule = (lambda x: all(map(str.strip, x)), "files, folders or globs, none of them empty")
 _TEXTS: Rule = (lambda x: all(map(str.strip, x)), "texts that are not empty")
@@ -190,8 +211,8 @@ RANGES: dict[str, Rule] = {
     "training_arguments.save_strategy": _NOT_EPOCH,
     "training_arguments.logging_strategy": _NOT_EPOCH,
     "training_arguments.seed": _SEED,
-    "training_arguments.fsdp": _UNSPLIT,
-    "training_arguments.deepspeed": _UNSPLIT,
+    "training_arguments.fsdp_config": (lambda x: not x, "unset: fsdp has no settings here"),
+    "training_arguments.deepspeed": (lambda x: not x, "unset; fsdp: true shares out a model"),
     "training_arguments.use_liger_kernel": (lambda x: not x, "false: Liger has none for GPT-2"),
     "muon.matrix_learning_rate": _POSITIVE,
     "muon.momentum": _BETA,

@@ -389,6 +389,8 @@ class _Checker:
         self._lengths(content.get("cleaning", {}))
         if content["corpus"].get("document_mask"):
             self._document_mask(content)
+        if content.get("training_arguments", {}).get("fsdp"):
+            self._sharded(content)
         if "short_blocks" in content:
             self._short_blocks(content["short_blocks"], content["corpus"]["block_size"])
 
@@ -413,6 +415,13 @@ class _Checker:
             section, _, leaf = key.partition(".")
             if content.get(section, {}).get(leaf) == value:
                 self.fail(key, reason, value)
+
+    def _sharded(self, content: Mapping[str, Any]) -> None:
+        for key, (holds, reason) in check.UNSHARDED.items():
+            section, _, leaf = key.partition(".")
+            values = content.get(section, {})
+            if leaf in values and not holds(values[leaf]):
+                self.fail(key, reason, values[leaf])
 
     def _short_blocks(self, short: Mapping[str, Any], size: int) -> None:
         length, share = short.get("length"), short.get("share", 0.0)

@@ -17,6 +17,7 @@ from zhgpt.errors import Left, Stopped
 from zhgpt.peers import agreed, gathered
 from zhgpt.recipe import GuardsSection
 from zhgpt.session import Session, now
+from zhgpt.sharding import own
 from zhgpt.stillness import Stillness
 
 Say = Callable[[str], None]
@@ -271,8 +272,8 @@ class Guards(TrainerCallback):
 
 
 def finite(model: torch.nn.Module) -> bool:
-    """Whether all weights are numbers: one pass over them."""
-    return bool(torch.isfinite(get_total_norm([p.detach() for p in model.parameters()])))
+    """Whether all weights, or this process's share of them, are numbers: one pass over them."""
+    return bool(torch.isfinite(get_total_norm([own(p.detach()) for p in model.parameters()])))
 
 
 def _evaluations(args, state) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
-from zhgpt import checkpoint, peers, randomness
+from zhgpt import checkpoint, peers, randomness, sharding
 from zhgpt.errors import InputError, Left
 from zhgpt.memory import Memory
 from zhgpt.watch import Watch
@@ -33,7 +33,7 @@ REFUSALS = (OSError, RuntimeError, safetensors.SafetensorError)
 _MARGIN_BYTES = 16_000_000  # the files beside the tensors, log history and tokenizer above all
 
 
-class Sealed:
+class Sealed(sharding.Sharded):
     """A mixin for Trainer: sealed checkpoints, written in the background and continued exactly.
 
     Overridden of Trainer, beside public methods: `_save_checkpoint`, `_save`,
@@ -145,9 +145,10 @@ class Sealed:
 
     def _save_result(self) -> None:
         """The model's files, each in one rename; the next start removes what a kill left half."""
+        output_dir = Path(self.args.output_dir)
+        folder = checkpoint.begin_result(output_dir) if self.args.should_save else output_dir
+        self.save_model(str(folder))  # a sharded model is gathered from all processes
         if self.args.should_save:
-            folder = checkpoint.begin_result(Path(self.args.output_dir))
-            self.save_model(str(folder))
             checkpoint.publish_result(folder)
 
     def _last_evaluation(self) -> dict[str, float] | None:
@@ -204,25 +205,24 @@ class Sealed:
         """
         self.store_flos()
         ranks = peers.gathered({"rng": randomness.states(self.args), "loss": self._tr_loss.item()})
+        states = self.states()
         if not self.args.should_save:
             return
         self._writer.free()
         self._mark_best()
-        write = partial(self._write, self._snapshot(ranks))
+        write = partial(self._write, self._snapshot(states, ranks))
         self._writer.start(f"checkpoint-{self.state.global_step}", write)
 
     def wait_for_copy(self) -> None:
         """Before anything changes weights or optimizer."""
         self._memory.wait()
 
-    def _snapshot(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    def _snapshot(self, states: dict[str, Any], ranks: list[dict[str, Any]]) -> dict[str, Any]:
         """File name to content, a copy; tensors are to be filled before the optimizer's step."""
-        states = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
+        states["scheduler.pt"] = self.lr_scheduler.state_dict()
         if self.accelerator.scaler is not None:
-            states["scaler.pt"] = self.accelerator.scaler
-        content = {name: state.state_dict() for name, state in states.items()}
-        content["model.safetensors"] = self.model.state_dict()
-        content = self._memory.begin(content)
+            states["scaler.pt"] = self.accelerator.scaler.state_dict()
+        content = self._memory.begin(states)
         for rank, each in enumerate(ranks):
             content[randomness.file_name(self.args, rank)] = each["rng"]
         history = list(self.state.log_history)
@@ -263,7 +263,7 @@ class Sealed:
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(folder, state_dict=state_dict)
+        self.model.save_pretrained(folder, state_dict=state_dict and self.untied(state_dict))
         _save_tokenizer(self.processing_class, folder)
         (folder / "model.safetensors").chmod(0o644)  # the library's is for its owner alone
 

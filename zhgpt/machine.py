@@ -124,6 +124,8 @@ def arguments(pins: ClmRecipe, steps: Plan, folder: Path, run_name: str) -> dict
             "run_name": run_name,
             "max_steps": steps.max_steps,
             "gradient_accumulation_steps": steps.gradient_accumulation_steps,
+            # One process has nobody to share with, and the library refuses it.
+            "fsdp": (own.get("fsdp") and processes() > 1) or None,
         }
     )
 

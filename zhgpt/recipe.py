@@ -224,7 +224,7 @@ MACHINE_KEYS = re.compile(
     "per_device_(train|eval)_batch_size"  # the step stays tokens_per_step
     "|eval_accumulation_steps|torch_empty_cache_steps|skip_memory_metrics"
     "|(dataloader|logging|log|save|ddp|hub|push_to_hub|trackio)_?.*"
-    "|report_to|project|use_cpu|debug"
+    "|report_to|project|use_cpu|debug|fsdp"
 )
 
 

@@ -64,13 +64,17 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
     ends = positions * config.n_embd * (6 if half else 8)  # the last norm's input and output
     copies = 2 * size if half else 0  # the weights as the half-precision kernels take them
     steps = pins.tokens_per_step // (positions * processes)
+    shares = processes if asked.get("fsdp") else 1
+    # Beside its share, what a sharded process has gathered: the embeddings and two layers.
+    gathered = 4 * (config.vocab_size + 24 * config.n_embd) * config.n_embd if shares > 1 else 0
     small = 4 * positions * (config.n_inner or 4 * config.n_embd) < _HEAP_BYTES
     return Memory(
         process=PROCESS_BYTES[gpu],
-        weights=4 * size,
-        optimizer=_optimizer_bytes(pins, config, size),
-        # Several processes exchange gradients from buckets of their own.
-        gradients=4 * size * (2 if processes > 1 else 1),
+        weights=4 * size / shares + gathered,
+        optimizer=_optimizer_bytes(pins, config, size) / shares,
+        # Several processes exchange gradients from buckets of their own; sharded ones add up whole
+        # gradients over their micro-batches, and share them out in the last.
+        gradients=4 * size * (2 if processes > shares else 1),
         layers=(kept if again else config.n_layer * layer) + ends + copies,
         attention=0 if again else config.n_layer * square,
         logits=logits,
