@@ -132,6 +132,26 @@ def test_the_split_of_a_step_does_not_change_the_curve(tiny_recipe, tmp_path):
     assert curves[2] == pytest.approx(curves[0], abs=TOLERANCE)
 
 
+SWITCHES = {
+    "fused": ("optim", "adamw_torch_fused", "adamw_torch"),
+    "attention": ("attn_implementation", "sdpa", "eager"),
+    "recomputed": ("activation_checkpointing", "false", "true"),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_faster_way_gives_the_same_curve(tiny_recipe, tmp_path, switch):
+    """What recipes switch for speed or memory alone; compiled steps are in test_compiled.py."""
+    key, *values = SWITCHES[switch]
+    path = tiny_recipe(training_arguments__learning_rate=3e-3)
+    curves = []
+    for value in values:
+        run = train(path, tmp_path / value, f"--{key}", value)
+        curves.append(history(run, "loss") + history(run, "eval_bits_per_byte"))
+    assert curves[1] == pytest.approx(curves[0], abs=TOLERANCE)
+    assert len(set(curves[0])) > 6
+
+
 @pytest.mark.parametrize("use_cpu", [True, False])
 def test_two_processes_give_the_curve_of_one(tiny_recipe, tmp_path, use_cpu):
     """Law 4 under torchrun, whether or not a recipe says that there is no GPU."""
