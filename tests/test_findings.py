@@ -50,6 +50,8 @@ def test_a_value_may_be_asked_for_or_hidden():
     assert [row[1:3] for row in rows] == [["·", "2.4000"], ["0.0", "2.2000"]]
     _, rows = table("baseline: learning_rate=*, weight_decay=0")
     assert [row[1] for row in rows] == ["2.2000"]
+    _, rows = table("baseline: learning_rate=!, weight_decay")
+    assert [row[1:3] for row in rows] == [["0.002", "·"], ["0.002", "0.0"], ["0.01", "·"]]
 
 
 def test_recipes_stand_in_the_order_in_which_they_are_named():

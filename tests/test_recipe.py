@@ -329,3 +329,28 @@ def test_the_two_pinned_recipes_are_what_they_promise():
         assert pinned.recipe.corpus.train_files == ("data/train/*",)
         assert pinned.recipe.corpus.validation_files == ("data/validation/*",)
         assert pinned.recipe.training_arguments["bf16"] is True
+
+
+LESSONS = sorted((ROOT / "recipes" / "lessons").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_the_small_baseline_with_one_fault(path):
+    """One fault is one key; a schedule comes with its options."""
+    proxy = ROOT / "recipes" / "proxy" / "baseline.json"
+    right, wrong = (
+        recipe.content(command.read([str(p)], recipe.ClmRecipe, SECTIONS).recipe)
+        for p in (proxy, path)
+    )
+    differing = {key for key in right | wrong if right.get(key) != wrong.get(key)}
+    assert len(differing - {"training_arguments.lr_scheduler_kwargs"}) == 1
+
+
+def test_the_small_baseline_is_the_baseline_in_what_it_stands_for():
+    pins = [
+        command.read([path], recipe.ClmRecipe, SECTIONS).recipe.training_arguments
+        for path in (BASELINE, str(ROOT / "recipes" / "proxy" / "baseline.json"))
+    ]
+    same = "learning_rate weight_decay adam_beta1 adam_beta2 lr_scheduler_type lr_scheduler_kwargs"
+    for key in [*same.split(), "warmup_steps", "max_grad_norm", "bf16"]:
+        assert pins[0][key] == pins[1][key], key

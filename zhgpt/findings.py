@@ -6,8 +6,8 @@ Written anew from the results.jsonl files that lie beside the page. A table stan
     <!-- end of runs -->
 
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
-`key=value` asks for that value, `key=*` hides any, `*` is any recipe. Runs that differ in their
-seeds alone are one row.
+`key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `*` is any recipe. Runs
+that differ in their seeds alone are one row.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _table(found: re.Match, lines: Sequence[Line]) -> str:
     chosen = [line for line in lines if _is_of(line, recipes, wanted)]
     if not chosen:
         raise InputError(f"no run for the table {found[1].strip()}")
-    columns = [key for key, value in wanted.items() if value is None]
+    columns = [key for key, value in wanted.items() if value in (None, "!")]
     hidden = [key for key, value in wanted.items() if value == "*"]
     return markdown([*_heads(columns), *_rows(chosen, recipes, columns, hidden)])
 
@@ -58,10 +58,15 @@ def _is_of(line: Line, recipes: Sequence[str], wanted: Mapping[str, str | None])
     changed = overrides(line)
     if recipes != ["*"] and Path(line["recipe_file"]).stem not in recipes:
         return False
-    asked = {key: value for key, value in wanted.items() if value not in (None, "*")}
     return set(changed) <= set(wanted) and all(
-        _sortable(changed.get(key, "")) == _sortable(value) for key, value in asked.items()
+        _fits(changed.get(key, ""), value) for key, value in wanted.items()
     )
+
+
+def _fits(value: str, asked: str | None) -> bool:
+    if asked == "!":
+        return bool(value)
+    return asked in (None, "*") or _sortable(value) == _sortable(asked)
 
 
 def overrides(line: Line) -> dict[str, str]:
