@@ -37,7 +37,7 @@ def stream(pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, to
     """The Stream of a recipe's run, from where it has been trained on `tokens`."""
     start = tokens // pins.corpus.block_size
     if pins.trial.padded:
-        blocks = _Padded(blocks, pins.corpus.block_size)
+        blocks = _padded(blocks, pins.corpus.block_size)
     made = Stream(blocks, steps.blocks, seed, start, pins.short_blocks)
     made.doubled = pins.trial.doubled_from * steps.blocks  # from there on twice as many a step
     return made
@@ -92,26 +92,15 @@ def _pieces(ids: Sequence[int], size: int) -> list[dict[str, Any]]:
     return [{"input_ids": ids[at : at + size]} for at in range(0, len(ids), size)]
 
 
-class _Padded:
+def _padded(blocks: datasets.Dataset, size: int, documents: int = 4000) -> datasets.Dataset:
     """A row per document, cut off at the block's size and filled up with padding (ids 0 and 1)."""
-
-    def __init__(self, blocks: datasets.Dataset, size: int):
-        self.size = size
-        whole = blocks.with_format("numpy")[: 40_000_000 // size]["input_ids"]
-        self.ids = np.concatenate(list(whole))
-        self.ends = np.flatnonzero(self.ids == 0)
-        lengths = np.diff(self.ends)
-        used = np.minimum(lengths, size).mean() / size
-        print(f"padded: {len(self)} rows, {used:.4f} of their places are text;", end=" ")
-        print(f"{np.maximum(lengths - size, 0).sum() / lengths.sum():.4f} of the text is cut off")
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"input_ids": self._row(item)} for item in items]
-
-    def _row(self, item: int) -> list[int]:
-        first = self.ends[item] + 1
-        ids = self.ids[first : min(self.ends[item + 1] + 1, first + self.size)].tolist()
-        return ids + [1] * (self.size - len(ids))
+    few = blocks.with_format("numpy")[: min(len(blocks), 20_000)]["input_ids"]
+    ids = np.concatenate(list(few))
+    ends = np.flatnonzero(ids == 0)[: documents + 1]
+    lengths = np.diff(ends)
+    print(f"padded: {np.minimum(lengths, size).mean() / size:.4f} of all places are text;", end=" ")
+    print(f"{np.maximum(lengths - size, 0).sum() / lengths.sum():.4f} of the text is cut off")
+    rows = (ids[a + 1 : min(b + 1, a + 1 + size)] for a, b in zip(ends, ends[1:], strict=False))
+    return datasets.Dataset.from_dict(
+        {"input_ids": [np.pad(row, (0, size - len(row)), constant_values=1) for row in rows]}
+    )
