@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from conftest import ROOT
 
-from zhgpt import findings
+from zhgpt import findings, record
 from zhgpt.errors import InputError
 
 
@@ -77,3 +78,10 @@ def test_the_command_writes_the_page_beside_its_results(tmp_path):
     assert "| baseline | 2.5000 | 1 |" in page.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="No such file"):
         findings.run([str(tmp_path / "none" / "README.md")])
+
+
+@pytest.mark.parametrize("folder", ["proxy", "lessons"])
+def test_the_pages_have_the_tables_of_their_results(folder):
+    page = ROOT / "recipes" / folder / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert text == findings.page(text, record.read(page.parent / "results.jsonl"))

@@ -127,7 +127,6 @@ CASES = {
     "workers": (STEPS | WORKERS, "on_log", 8),
     "evaluated_at_the_start": (STEPS | START, "on_step_end", 7),
     "muon": (STEPS | dict(muon={"matrix_learning_rate": 1e-2}), "on_step_end", 7),
-    "short_blocks": (STEPS | dict(short_blocks={"length": 8, "share": 0.6}), "on_substep_end", 7),
 }
 
 

@@ -7,7 +7,6 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
 from zhgpt.order import Stream, block_order
-from zhgpt.recipe import ShortBlocksSection
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +64,6 @@ def test_a_place_far_on_needs_no_list_of_the_run(blocks):
     assert sorted(numbers(Stream(blocks, length, seed=1, start=length - 5), range(5))) == [
         *range(5)
     ]
-
-
-def test_short_rows_are_pieces_of_the_same_blocks_until_their_share_is_over():
-    rows = [[i, i + 10, i + 20, i + 30] for i in range(6)]
-    long = datasets.Dataset.from_dict({"input_ids": rows})
-    plain = Stream(long, 12, seed=1)
-    short = Stream(long, 12, seed=1, short=ShortBlocksSection(length=2, share=0.5))
-    early, late = short.__getitems__([4, 5]), short.__getitems__([6, 7])
-    assert [len(row["input_ids"]) for row in early] == [2, 2, 2, 2]
-    assert sum((row["input_ids"] for row in early), []) == sum(
-        (row["input_ids"] for row in plain.__getitems__([4, 5])), []
-    )
-    assert late == plain.__getitems__([6, 7])
-    resumed = Stream(long, 12, seed=1, start=4, short=ShortBlocksSection(length=2, share=0.5))
-    assert resumed.__getitems__([0, 1]) == early
-    assert resumed.__getitems__([2, 3]) == late
 
 
 @pytest.mark.parametrize("processes", [2, 4])

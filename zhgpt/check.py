@@ -216,8 +216,6 @@ RANGES: dict[str, Rule] = {
     "training_arguments.use_liger_kernel": (lambda x: not x, "false: Liger has none for GPT-2"),
     "muon.matrix_learning_rate": _POSITIVE,
     "muon.momentum": _BETA,
-    "short_blocks.length": (lambda x: x >= 2, "2 or more"),
-    "short_blocks.share": _SHARE,
     "samples.max_new_tokens": _POSITIVE,
     "samples.temperature": _POSITIVE,
     "samples.top_k": _NOT_NEGATIVE,

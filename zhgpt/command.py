@@ -391,8 +391,6 @@ class _Checker:
             self._document_mask(content)
         if content.get("training_arguments", {}).get("fsdp"):
             self._sharded(content)
-        if "short_blocks" in content:
-            self._short_blocks(content["short_blocks"], content["corpus"]["block_size"])
 
     def _sources(self, corpus: Mapping[str, Any]) -> None:
         named, dataset = corpus.get("train_files"), corpus.get("dataset")
@@ -422,14 +420,6 @@ class _Checker:
             values = content.get(section, {})
             if leaf in values and not holds(values[leaf]):
                 self.fail(key, reason, values[leaf])
-
-    def _short_blocks(self, short: Mapping[str, Any], size: int) -> None:
-        length, share = short.get("length"), short.get("share", 0.0)
-        if length and size % length:
-            self.fail("short_blocks.length", f"has to divide corpus.block_size = {size}", length)
-        if bool(length) != bool(share):
-            key, other = ("share", "length") if length else ("length", "share")
-            self.fail(f"short_blocks.{key}", f"missing; short_blocks.{other} has no effect without")
 
     def _lengths(self, cleaning: Mapping[str, Any]) -> None:
         least, most = cleaning.get("min_characters"), cleaning.get("max_characters")

@@ -54,10 +54,9 @@ class Halving:
             todo = self._made
 
     def _in_parts(self, model, inputs: dict[str, Any], number) -> torch.Tensor:
-        rows, width = inputs["input_ids"].shape
-        limit = self._limit * (self.model.config.n_positions // width)  # rows of so many blocks
-        starts = range(0, rows, limit)
-        parts = [{k: v[at : at + limit] for k, v in inputs.items()} for at in starts]
+        rows = len(inputs["input_ids"])
+        starts = range(0, rows, self._limit)
+        parts = [{k: v[at : at + self._limit] for k, v in inputs.items()} for at in starts]
         return sum(super(Halving, self).training_step(model, part, number) for part in parts)
 
     def _halve(self, refusal: str) -> None:

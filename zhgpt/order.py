@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from zhgpt.plan import Plan
-from zhgpt.recipe import ClmRecipe, ShortBlocksSection
+from zhgpt.recipe import ClmRecipe
 
 
 def block_order(blocks: int, places: Sequence[int], seed: int) -> np.ndarray:
@@ -35,11 +35,7 @@ def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
 
 def stream(pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, tokens: int):
     """The Stream of a recipe's run, from where it has been trained on `tokens`."""
-    start = tokens // pins.corpus.block_size
-    return Stream(blocks, steps.blocks, seed, start, pins.short_blocks)
-
-
-_WHOLE = ShortBlocksSection()
+    return Stream(blocks, steps.blocks, seed, start=tokens // pins.corpus.block_size)
 
 
 class Stream:
@@ -48,38 +44,18 @@ class Stream:
     Item i is the block at place start + i. The length is that of the whole run wherever it starts:
     so Trainer's arithmetic of epochs and steps stays that of the whole run, and it needs to skip
     nothing. It ends at max_steps; what a loader fetches ahead of that is further blocks.
-
-    At places below the share that `short` names, a block comes as several rows of its length.
     """
 
-    def __init__(
-        self,
-        blocks: datasets.Dataset,
-        length: int,
-        seed: int,
-        start: int = 0,
-        short: ShortBlocksSection = _WHOLE,
-    ):
+    def __init__(self, blocks: datasets.Dataset, length: int, seed: int, start: int = 0):
         self.blocks, self.length, self.seed, self.start = blocks, length, seed, start
-        self.short, self.grown = short.length, short.share * length
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        return self._blocks(np.asarray([item]) + self.start)[0]
+        return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """All rows of a micro-batch in one read, as torch's loader asks for them."""
         places = np.asarray(items) + self.start
-        rows = self._blocks(places)
-        if not self.short or places[0] >= self.grown:
-            return rows
-        return [piece for row in rows for piece in _pieces(row["input_ids"], self.short)]
-
-    def _blocks(self, places: np.ndarray) -> list[dict[str, Any]]:
         return self.blocks.__getitems__(block_order(len(self.blocks), places, self.seed).tolist())
-
-
-def _pieces(ids: Sequence[int], size: int) -> list[dict[str, Any]]:
-    return [{"input_ids": ids[at : at + size]} for at in range(0, len(ids), size)]

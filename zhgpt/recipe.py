@@ -93,16 +93,6 @@ class MuonSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortBlocksSection:
-    """The first `share` of a run's tokens in rows of `length` tokens, which are pieces of the same
-    blocks (zhgpt.order); tokens_per_step stays.
-    """
-
-    length: int | None = None
-    share: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class SamplesSection:
     """What the model is asked to continue, and how its tokens are drawn.
 
@@ -168,7 +158,6 @@ class ClmRecipe:
     preemption: PreemptionSection = PreemptionSection()
     guards: GuardsSection = GuardsSection()
     muon: MuonSection = MuonSection()
-    short_blocks: ShortBlocksSection = ShortBlocksSection()
     init_from: str | None = None
     why: Mapping = field(default_factory=dict)
 
@@ -251,7 +240,7 @@ def content(recipe: Any) -> dict[str, Any]:
 
 def _unused(recipe: Any) -> set[str]:
     """What came to recipes later and is as it was without: the hash stays what it was."""
-    later = ("init_from", "muon", "short_blocks")
+    later = ("init_from", "muon")
     fields = (field for field in dataclasses.fields(recipe) if field.name in later)
     return {field.name for field in fields if getattr(recipe, field.name) == field.default}
 
