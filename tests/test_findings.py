@@ -9,8 +9,9 @@ from zhgpt import findings, record
 from zhgpt.errors import InputError
 
 
-def line(bits, recipe="baseline", **overrides):
+def line(bits, recipe="baseline", tokens=1000, **overrides):
     return {
+        "plan": {"tokens": tokens},
         "recipe_file": f"recipes/proxy/{recipe}.json",
         "overrides": {f"training_arguments.{key}": value for key, value in overrides.items()},
         "metrics": {"eval_bits_per_byte": bits},
@@ -24,6 +25,7 @@ LINES = [
     line(2.3, learning_rate=1e-2),
     line(2.2, learning_rate=2e-3, weight_decay=0.0),
     line(3.0, recipe="other"),
+    line(2.1, tokens=2000, max_steps=8),
 ]
 
 
@@ -53,6 +55,11 @@ def test_a_value_may_be_asked_for_or_hidden():
     assert [row[1] for row in rows] == ["2.2000"]
     _, rows = table("baseline: learning_rate=!, weight_decay")
     assert [row[1:3] for row in rows] == [["0.002", "·"], ["0.002", "0.0"], ["0.01", "·"]]
+
+
+def test_runs_of_as_many_tokens_can_be_asked_for():
+    assert [row[1] for row in table("baseline: max_steps")[1]] == ["·", "8"]
+    assert [row[1] for row in table("baseline: max_steps, tokens=1000")[1]] == ["·"]
 
 
 def test_recipes_stand_in_the_order_in_which_they_are_named():

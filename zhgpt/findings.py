@@ -6,8 +6,8 @@ Written anew from the results.jsonl files that lie beside the page. A table stan
     <!-- end of runs -->
 
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
-`key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `*` is any recipe.
-Runs that differ in their seeds alone are one row.
+`key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `tokens=N` asks for runs
+of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row.
 """
 
 import argparse
@@ -55,11 +55,11 @@ def _key(word: str) -> tuple[str, str | None]:
 
 def _is_of(line: Line, recipes: Sequence[str], wanted: Mapping[str, str | None]) -> bool:
     """Whether a run changes no more than the named keys, and has the values that are asked for."""
-    changed = overrides(line)
+    changed, made = overrides(line), {"tokens": f"{line['plan']['tokens']}"}
     if recipes != ["*"] and Path(line["recipe_file"]).stem not in recipes:
         return False
     return set(changed) <= set(wanted) and all(
-        _fits(changed.get(key, ""), value) for key, value in wanted.items()
+        _fits((changed | made).get(key, ""), value) for key, value in wanted.items()
     )
 
 
