@@ -192,7 +192,9 @@ def _mark(began: float, steps: int) -> None:
     def end_step(*_: Any, **__: Any) -> None:
         note()
         if len(marks) == len(PARTS) + steps:
-            print(json.dumps(marks), flush=True)
+            # One write: several processes share the pipe.
+            sys.stdout.write(json.dumps(marks) + "\n")
+            sys.stdout.flush()
             _end()
 
     def noting(function: Callable, after: bool = False) -> Callable:
