@@ -6,8 +6,8 @@ Written anew from the results.jsonl files that lie beside the page. A table stan
     <!-- end of runs -->
 
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
-`key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `tokens=N` asks for runs
-of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row.
+`key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `tokens=N` asks for
+runs of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row.
 """
 
 import argparse
