@@ -25,9 +25,11 @@ class Node:
 
     def __init__(self, folder: Path, port: int, name: str, *words: str):
         self.folder, self.log = folder, folder / f"{name}.log"
+        # All are of one address here, so whichever came first would keep the store.
+        keeps = str(name == "first").lower()
         launch = ["-m", "zhgpt.launch", "--nnodes=1:2", "--nproc_per_node=1", "--max_restarts=3"]
         meet = ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=held"]
-        often = ["--rdzv_conf=last_call_timeout=20,keep_alive_interval=1"]
+        often = [f"--rdzv_conf=last_call_timeout=20,keep_alive_interval=1,is_host={keeps}"]
         here = ["--local_addr=127.0.0.1", str(ROOT / "tests" / "held.py"), str(folder)]
         # Without it torch 2.13 tells a node that joins later nothing of where the first one is.
         own_store = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
