@@ -104,6 +104,7 @@ def test_a_run_with_it_is_another_run_and_learns(tiny_recipe, tmp_path):
     [
         ({"matrix_learning_rate": 0}, "above 0"),
         ({"momentum": 1.0}, "below 1"),
+        ({"momentum": 0.9}, "no effect without muon.matrix_learning_rate"),
         ({"learning_rate": 0.02}, "is not known"),
     ],
 )

@@ -387,6 +387,10 @@ class _Checker:
         if "" in prompts:
             self.fail("samples.prompts", "a prompt is empty; write at least a character", prompts)
         self._lengths(content.get("cleaning", {}))
+        muon = content.get("muon", {})
+        if "momentum" in muon and muon.get("matrix_learning_rate") is None:
+            reason = "has no effect without muon.matrix_learning_rate; name that, or leave this out"
+            self.fail("muon.momentum", reason, muon["momentum"])
         if content["corpus"].get("document_mask"):
             self._document_mask(content)
         if content.get("training_arguments", {}).get("fsdp"):
