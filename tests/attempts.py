@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,12 +213,14 @@ class Outcome:
 class Run:
     """A recipe, the folder of its run and, beside it, a cache and the attempts' logs.
 
-    `prepare` is called in every process of an attempt before the program begins.
+    `words` are further options of the command; `prepare` is called in every process of an attempt
+    before the program begins.
     """
 
     recipe: Path
     folder: Path
     processes: int = 1
+    words: Sequence[str] = ()
     attempts: int = 0
     prepare: Callable[[], None] = lambda: None
 
@@ -267,7 +269,7 @@ class Run:
 
     def command(self) -> list[str]:
         words = ["run_clm.py", str(self.recipe), "--output_dir", str(self.folder)]
-        return [*words, "--accept", "many-epochs"]  # of thirty stories
+        return [*words, "--accept", "many-epochs", *self.words]  # of thirty stories
 
     def launcher(self) -> list[str]:
         several = ["-m", "zhgpt.launch", "--standalone"]
@@ -377,6 +379,16 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def figures(folder: Path, *keys: str) -> list[float]:
+    """Of all log lines of a run, in their order."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [line[key] for line in history for key in keys if key in line]
+
+
+# For write_recipe: no dropout, whose masks differ with the number of processes.
+STILL = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:

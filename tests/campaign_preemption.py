@@ -31,6 +31,7 @@ import damages
 from attempts import (
     SAVING,
     SIGNALS,
+    STILL,
     Blow,
     Moment,
     Outcome,
@@ -57,7 +58,6 @@ def training(**arguments: Any) -> dict[str, Any]:
     return {f"training_arguments__{key}": value for key, value in arguments.items()}
 
 
-STILL = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 COSINE = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
 WSD = {
     "lr_scheduler_type": "warmup_stable_decay",

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import attempts
 import pytest
-from attempts import Run
+from attempts import STILL, Run, figures
 from conftest import ROOT
-from test_launch import losses
 
 SECONDS = 900  # imports of four processes on two cores that may have other work as well
-STILL = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 SMALL = {"training_arguments__per_device_train_batch_size": 2}
 
 
@@ -91,6 +89,7 @@ def test_a_killed_node_is_done_without_and_comes_back(tmp_path, nodes, monkeypat
     for node in (nodes[0], nodes[2]):
         assert node.process.wait(SECONDS) == 0, node.log.read_text()
 
-    assert losses(folder) == pytest.approx(losses(alone.folder), abs=1e-5)
+    found, expected = (figures(one, "loss", "eval_loss") for one in (folder, alone.folder))
+    assert found == pytest.approx(expected, abs=1e-5)
     segments = json.loads((folder / "run.json").read_text())["segments"]
     assert [one["machine"]["processes"] for one in segments][-3:] == [2, 1, 2]

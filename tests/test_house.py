@@ -44,7 +44,7 @@ LEVELS = {
         "watch": {"leaving", "recipe"},
         "session": {"command", "disk", "leaving", "recipe", "report"},
         "report": {"leaving", "lint"},
-        "findings": {"disk", "record", "benchmark_table", "recipe"},
+        "findings": {"disk", "record", "benchmark_table", "ranking", "recipe"},
         "record": {"disk", "report", "session"},
         "village": set(),
         "survey_table": {"report"},

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import attempts
 import pytest
-from attempts import Run
+from attempts import STILL, Run, figures
 from forked import Run as Forked
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -91,20 +91,13 @@ def patient(monkeypatch):
 @pytest.fixture
 def whole(patient, tmp_path) -> tuple[Path, list[float]]:
     """A recipe without dropout under a constant rate, and the losses of 12 steps in one process."""
-    still = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
     settings = {"lr_scheduler_type": "constant", "max_steps": 4, "logging_steps": 1}
     settings |= {"per_device_train_batch_size": 2, "eval_steps": 4}
     changes = {f"training_arguments__{key}": value for key, value in settings.items()}
-    recipe = attempts.write_recipe(tmp_path, **still, **changes)
-    run = Run(recipe, tmp_path / "whole")
-    run.command = lambda: [*Run.command(run), "--max_steps=16"]
+    recipe = attempts.write_recipe(tmp_path, **STILL, **changes)
+    run = Run(recipe, tmp_path / "whole", words=["--max_steps=16"])
     assert run.attempt(fresh=True).code == 0
-    return recipe, losses(run.folder)
-
-
-def losses(folder: Path) -> list[float]:
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [line[key] for line in history for key in ("loss", "eval_loss") if key in line]
+    return recipe, figures(run.folder, "loss", "eval_loss")
 
 
 @pytest.mark.slow
@@ -113,12 +106,11 @@ def test_processes_may_be_more_or_fewer_at_each_start(whole, tmp_path):
     recipe, expected = whole
     run = Run(recipe, tmp_path / "changed")
     for processes, steps in ((1, 4), (2, 8), (4, 12), (1, 16)):
-        run.processes = processes
-        run.command = lambda steps=steps: [*Run.command(run), f"--max_steps={steps}"]
+        run.processes, run.words = processes, [f"--max_steps={steps}"]
         end = run.attempt(fresh=True)
         assert end.code == 0, end.output
         assert steps == 4 or f"continues from checkpoint-{steps - 4}" in end.output
-    found = losses(run.folder)
+    found = figures(run.folder, "loss", "eval_loss")
     assert found == pytest.approx(expected, abs=1e-5) and len(found) == 16 + 4
 
 
@@ -131,8 +123,6 @@ def test_two_processes_leave_when_their_launcher_is_told_or_killed(patient, tmp_
     changes = {f"training_arguments__{key}": value for key, value in settings.items()}
     recipe = attempts.write_recipe(tmp_path, **changes)
     twin, run = (Run(recipe, tmp_path / n, processes=2) for n in ("twin", "run"))
-    for one in (twin, run):
-        one.command = lambda one=one: [*Run.command(one), "--accept=many-epochs"]
     assert twin.attempt(fresh=True).code == 0
     number = getattr(signal, name)
     launcher = run.fork(run.execute, 0)

@@ -1,6 +1,5 @@
 """FSDP: the curve, the files and the continuation of one process, from any number of them."""
 
-import json
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ import attempts
 import pytest
 import safetensors.torch
 import torch
-from attempts import Blow, Moment, Run
+from attempts import STILL, Blow, Moment, Run, figures
 from transformers import GPT2Config
 
 import run_clm
@@ -17,7 +16,6 @@ from zhgpt import recipe, step_memory
 from zhgpt.errors import exit_code
 from zhgpt.plan import count_parameters
 
-STILL = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 SMALL = {"training_arguments__per_device_train_batch_size": 2, "model__n_layer": 2}
 FIGURES = ("loss", "eval_loss", "eval_bits_per_byte", "eval_accuracy", "grad_norm")
 
@@ -29,21 +27,14 @@ def patience(monkeypatch):
     monkeypatch.setattr(attempts, "PATIENCE", 600)
 
 
-def run(pins: Path, folder: Path, processes: int, fsdp: str = "true") -> Run:
-    made = Run(pins, folder, processes=processes)
-    made.command = lambda: [*Run.command(made), "--fsdp", fsdp]
-    return made
+def run(pins: Path, folder: Path, processes: int, *words: str, fsdp: str = "true") -> Run:
+    return Run(pins, folder, processes, ["--fsdp", fsdp, *words])
 
 
 def finish(one: Run) -> Path:
     end = one.attempt()
     assert end.code == 0, end.output
     return one.folder
-
-
-def figures(folder: Path, keys: tuple[str, ...] = FIGURES) -> list[float]:
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [line[key] for line in history for key in keys if key in line]
 
 
 def moments(folder: Path) -> dict:
@@ -54,7 +45,7 @@ def test_curve_samples_and_files_are_those_of_one_process(tmp_path):
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
     alone = finish(run(pins, tmp_path / "alone", 1))
     shared = finish(run(pins, tmp_path / "shared", 2))
-    assert figures(shared) == pytest.approx(figures(alone), abs=1e-5)
+    assert figures(shared, *FIGURES) == pytest.approx(figures(alone, *FIGURES), abs=1e-5)
     assert (shared / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
     here, there = (moments(folder / "checkpoint-12") for folder in (shared, alone))
     assert here["param_groups"] == there["param_groups"]
@@ -94,17 +85,16 @@ def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path):
     constant = {"lr_scheduler_type": "constant", "logging_steps": 1, "eval_steps": 4}
     constant = {f"training_arguments__{key}": value for key, value in constant.items()}
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL, **constant)
-    alone, changed = run(pins, tmp_path / "alone", 1), tmp_path / "changed"
+    alone, changed = tmp_path / "alone", tmp_path / "changed"
     starts = [(4, 2, "true"), (8, 1, "true"), (12, 4, "true"), (16, 2, "false"), (20, 2, "true")]
     for steps, processes, fsdp in [(20, 1, "true"), *starts]:
-        one = alone if not alone.attempts else run(pins, changed, processes, fsdp)
-        words = [*one.command(), f"--max_steps={steps}"]
-        one.command = lambda words=words: words
+        folder = changed if alone.exists() else alone
+        one = run(pins, folder, processes, f"--max_steps={steps}", fsdp=fsdp)
         end = one.attempt(fresh=True)
         assert end.code == 0, end.output
     keys = ("loss", "eval_loss")
-    assert figures(changed, keys) == pytest.approx(figures(alone.folder, keys), abs=1e-5)
-    assert len(figures(changed, keys)) == 20 + 5
+    assert figures(changed, *keys) == pytest.approx(figures(alone, *keys), abs=1e-5)
+    assert len(figures(changed, *keys)) == 20 + 5
 
 
 @pytest.mark.slow
@@ -123,12 +113,9 @@ def test_what_it_works_with(tmp_path, words, within):
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
     folders = []
     for processes in (1, 2):
-        one = run(pins, tmp_path / str(processes), processes)
-        command = [*one.command(), *words]
-        one.command = lambda command=command: command
-        folders.append(finish(one))
+        folders.append(finish(run(pins, tmp_path / str(processes), processes, *words)))
     alone, shared = folders
-    assert figures(shared) == pytest.approx(figures(alone), abs=within)
+    assert figures(shared, *FIGURES) == pytest.approx(figures(alone, *FIGURES), abs=within)
     assert (shared / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
     final, theirs = (safetensors.torch.load_file(f / "model.safetensors") for f in folders)
     torch.testing.assert_close(final, theirs, atol=within, rtol=0)

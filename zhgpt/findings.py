@@ -1,6 +1,6 @@
 """Tables of experiments: python -m zhgpt.findings recipes/proxy/README.md
 
-Written anew from the results.jsonl files that lie beside the page. A table stands between
+Written anew from the results.jsonl that lies beside the page. A table stands between
 
     <!-- runs of baseline: learning_rate, n_embd, tokens_per_step=2048 -->
     <!-- end of runs -->
@@ -22,12 +22,12 @@ from typing import Any
 from zhgpt import disk, record
 from zhgpt.benchmark_table import markdown
 from zhgpt.errors import FINISHED, InputError, exit_code
+from zhgpt.ranking import SEEDS
 from zhgpt.recipe import changes_result
 
 _TABLE = re.compile(
     r"(<!-- runs of (?P<recipes>[^:]+):(?P<keys>[^>]*)-->\n).*?(<!-- end of runs -->)", re.S
 )
-_SEED = "training_arguments.seed"
 
 Line = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def overrides(line: Line) -> dict[str, str]:
     return {
         key.rpartition(".")[2]: value if isinstance(value, str) else json.dumps(value)
         for key, value in line["overrides"].items()
-        if changes_result(key) and key != _SEED
+        if changes_result(key) and key not in SEEDS
     }
 
 
@@ -91,7 +91,8 @@ def _rows(
     """The run without changes first, then by values."""
     groups: dict[tuple, list[Line]] = {}
     for line in lines:
-        values = [overrides(line).get(key, "") for key in (*columns, *hidden)]
+        changed = overrides(line)
+        values = [changed.get(key, "") for key in (*columns, *hidden)]
         groups.setdefault((Path(line["recipe_file"]).stem, *values), []).append(line)
     order = sorted(groups, key=lambda group: (_place(group[0], recipes), *map(_sortable, group)))
     first = mean(map(_bits, groups[order[0]]))
@@ -119,7 +120,7 @@ def _bits(line: Line) -> float:
 def _figures(lines: Sequence[Line], first: float) -> list[str]:
     bits = [_bits(line) for line in lines]
     several = f"{min(bits):.4f}–{max(bits):.4f}" if len(bits) > 1 else ""
-    seeds = len({line["overrides"].get(_SEED) for line in lines})
+    seeds = len({repr([line["overrides"].get(key) for key in SEEDS]) for line in lines})
     return [f"{mean(bits):.4f}", f"{seeds}", several, f"{mean(bits) - first:+.4f}"]
 
 

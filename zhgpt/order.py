@@ -33,7 +33,9 @@ def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 
-def stream(pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, tokens: int):
+def stream(
+    pins: ClmRecipe, steps: Plan, blocks: datasets.Dataset, seed: int, tokens: int
+) -> "Stream":
     """The Stream of a recipe's run, from where it has been trained on `tokens`."""
     return Stream(blocks, steps.blocks, seed, start=tokens // pins.corpus.block_size)
 
