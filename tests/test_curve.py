@@ -7,7 +7,7 @@ from conftest import ROOT
 
 pytest.importorskip("matplotlib")  # docs/requirements.txt
 
-from zhgpt import bpe_curve
+from zhgpt import bpe_curve, growth_curve
 from zhgpt.errors import InputError
 
 
@@ -26,3 +26,16 @@ def test_without_results_there_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no results in it"):
         bpe_curve.run(["--output", "a.svg"])
+
+
+def test_the_law_of_growth_is_drawn_beside_its_page(tmp_path):
+    folder = ROOT / "recipes" / "proxy"
+    for name in ("README.md", "results.jsonl"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert growth_curve.run([str(tmp_path / "README.md")]) == 0
+    drawn = (tmp_path / "growth.svg").read_bytes()
+    assert growth_curve.run([str(tmp_path / "README.md")]) == 0
+    assert (tmp_path / "growth.svg").read_bytes() == drawn
+    assert b"<!-- 1.35M parameters -->" in drawn and (folder / "growth.svg").exists()
+    with pytest.raises(InputError, match="No such file"):
+        growth_curve.run([str(tmp_path / "none.md")])

@@ -118,7 +118,7 @@ def test_elsewhere_than_in_the_repository_nothing_is_published(folder, tmp_path,
     (tmp_path / "README.md").write_text("no marks")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/README.zh-CN.md").write_text("none")
-    with pytest.raises(InputError, match="README.md: its table stands between"):
+    with pytest.raises(InputError, match="README.md: a table stands between"):
         record.run([str(folder)])
     assert not (tmp_path / record.RESULTS).exists()
 

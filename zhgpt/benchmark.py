@@ -26,6 +26,7 @@ from zhgpt import (
     benchmark_step_table,
     benchmark_table,
     machine,
+    marks,
     report,
     session,
 )
@@ -236,9 +237,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def with_tables(page: str, name: str, record: dict[str, Any]) -> str:
     """`page` with what stands between the marks of that record replaced."""
-    begin = BEGIN.format(name)
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{tables(record)}\n{END}{rest.partition(END)[2]}"
+    return marks.with_content(page, name, (BEGIN.format(name), END), tables(record))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Written anew from the results.jsonl that lies beside the page. A table stands be
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
 `key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `tokens=N` asks for
 runs of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row.
+With `growth of` in the place of `runs of` a law of growth is fitted to the same choice of runs.
 """
 
 import argparse
@@ -15,37 +16,69 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from zhgpt import disk, record
+from zhgpt import disk, growth_table, record
 from zhgpt.benchmark_table import markdown
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.ranking import SEEDS
 from zhgpt.recipe import changes_result
 
 _TABLE = re.compile(
-    r"(<!-- runs of (?P<recipes>[^:]+):(?P<keys>[^>]*)-->\n).*?(<!-- end of runs -->)", re.S
+    r"(<!-- (?P<kind>runs|growth) of (?P<recipes>[^:]+):(?P<keys>[^>]*)-->\n)"
+    r".*?(<!-- end of (?P=kind) -->)",
+    re.S,
 )
 
 Line = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """What is asked for: which table, of which recipes, with which keys and values."""
+
+    kind: str
+    recipes: list[str]
+    wanted: dict[str, str | None]
+
+    @classmethod
+    def of(cls, found: re.Match) -> "_Mark":
+        keys = [_key(word) for word in found["keys"].split(",") if word.strip()]
+        return cls(found["kind"], found["recipes"].strip().split(", "), dict(keys))
+
+    def chosen(self, lines: Sequence[Line]) -> list[Line]:
+        """Runs that change no more than the named keys, and have the values asked for."""
+        fitting = [line for line in lines if _is_of(line, self.recipes, self.wanted)]
+        if not fitting:
+            raise InputError(f"no run for the table of {', '.join(self.recipes)}: {self.wanted}")
+        return fitting
+
+    def columns(self, *values: str | None) -> list[str]:
+        return [key for key, value in self.wanted.items() if value in values]
+
+
 def page(text: str, lines: Sequence[Line]) -> str:
     """`text` with each of its tables written anew; InputError for one that no run belongs to."""
-    return _TABLE.sub(lambda found: found[1] + _table(found, lines) + "\n" + found[4], text)
+    return _TABLE.sub(lambda found: f"{found[1]}{_table(_Mark.of(found), lines)}\n{found[5]}", text)
 
 
-def _table(found: re.Match, lines: Sequence[Line]) -> str:
-    recipes = found["recipes"].strip().split(", ")
-    wanted = dict(_key(word) for word in found["keys"].split(",") if word.strip())
-    chosen = [line for line in lines if _is_of(line, recipes, wanted)]
-    if not chosen:
-        raise InputError(f"no run for the table {found[1].strip()}")
-    columns = [key for key, value in wanted.items() if value in (None, "!")]
-    hidden = [key for key, value in wanted.items() if value == "*"]
-    return markdown([*_heads(columns), *_rows(chosen, recipes, columns, hidden)])
+def growing(text: str, lines: Sequence[Line]) -> list[Line]:
+    """The runs of the page's law of growth; InputError where it has none."""
+    for mark in map(_Mark.of, _TABLE.finditer(text)):
+        if mark.kind == "growth":
+            return mark.chosen(lines)
+    raise InputError("no law of growth stands in the page: <!-- growth of RECIPE: KEYS -->")
+
+
+def _table(mark: _Mark, lines: Sequence[Line]) -> str:
+    chosen = mark.chosen(lines)
+    if mark.kind == "growth":
+        return growth_table.tables(growth_table.points(chosen))
+    columns, hidden = mark.columns(None, "!"), mark.columns("*")
+    return markdown([*_heads(columns), *_rows(chosen, mark.recipes, columns, hidden)])
 
 
 def _key(word: str) -> tuple[str, str | None]:
@@ -54,7 +87,6 @@ def _key(word: str) -> tuple[str, str | None]:
 
 
 def _is_of(line: Line, recipes: Sequence[str], wanted: Mapping[str, str | None]) -> bool:
-    """Whether a run changes no more than the named keys, and has the values that are asked for."""
     changed, made = overrides(line), {"tokens": f"{line['plan']['tokens']}"}
     if recipes != ["*"] and Path(line["recipe_file"]).stem not in recipes:
         return False

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zhgpt import disk, session
+from zhgpt import disk, marks, session
 from zhgpt.errors import FINISHED, InputError, exit_code
 from zhgpt.report import count
 
@@ -135,11 +135,7 @@ def _row(line: Mapping[str, Any]) -> str:
 
 def with_table(page: str, name: str, lines: Sequence[Mapping[str, Any]]) -> str:
     """`page` with the table between its marks replaced; InputError where they are not."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"{name}: its table stands between {BEGIN} and {END}; they are missing.")
-    return f"{before}{BEGIN}\n{table(lines, HEADS[name])}\n{END}{after}"
+    return marks.with_content(page, name, (BEGIN, END), table(lines, HEADS[name]))
 
 
 def _page(page: Path) -> str:
