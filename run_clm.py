@@ -91,7 +91,7 @@ def train(asked: command.Command, output_dir: Path, watcher: watch.Watch, say: r
 
     tokenizer, config = shape(pins)
     backend = tokenizer.backend_tokenizer
-    machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(config))
+    machine.require(pins.training_arguments, output_dir, plan.checkpoint_bytes(pins, config))
     pins = micro_batch.settled(pins, config, history, say)
     known = facts.of_recipe(pins, config, tokenizer)
     if history["status"] != "finished":

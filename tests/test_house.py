@@ -34,7 +34,7 @@ LEVELS = {
         "options": {"command", "recipe"},
         "cards": set(),
         "kills": set(),
-        "storage": set(),
+        "storage": {"plan"},
         "plan_screen": {"cards", "report"},
         "ledger": {"tally"},
         "clock": set(),

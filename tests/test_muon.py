@@ -79,6 +79,18 @@ def test_its_state_goes_on_where_it_was_saved(tmp_path, model):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("rate", [None, 0.02])
+def test_its_checkpoint_is_as_large_as_the_plan_says(tmp_path, model, rate):
+    optimizer = built(tmp_path, model, matrix_learning_rate=0.02)
+    if rate is None:
+        optimizer = torch.optim.AdamW(model.parameters())
+    step(model, [optimizer], 0)
+    values = [v for state in optimizer.state.values() for v in state.values() if v.dim()]
+    kept = 4 * sum(value.numel() for value in [*model.parameters(), *values])
+    pins = SimpleNamespace(muon=recipe.MuonSection(matrix_learning_rate=rate))
+    assert plan.checkpoint_bytes(pins, model.config) == kept
+
+
 def test_a_schedule_moves_both_rates(tmp_path, model):
     optimizer = built(tmp_path, model, matrix_learning_rate=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: 1 / (1 + at))

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from conftest import tiny_stories, write_jsonl
 from tokenizers import Tokenizer
+from transformers import GPT2Config
 
 import run_clm
 from zhgpt import cards, check, kills, lint, plan_screen, probe, sample, storage
@@ -279,8 +280,10 @@ def pins(**arguments) -> ClmRecipe:
 
 @pytest.mark.parametrize("limit, saves, kept", [(None, 20, 21), (3, 20, 4), (1, 20, 3), (3, 1, 2)])
 def test_checkpoints_that_lie_on_the_disk_at_once(limit, saves, kept):
-    made = storage.estimate(pins(save_total_limit=limit), 1000, 10_000, 32000, saves, 10)
-    assert (made.kept, made.checkpoints, made.corpus) == (kept, kept * 12_000, 20_000)
+    small = GPT2Config(n_layer=1, n_embd=8, n_positions=32, vocab_size=32_000)
+    made = storage.estimate(pins(save_total_limit=limit), small, 10_000, saves, 10)
+    assert (made.kept, made.corpus) == (kept, 20_000)
+    assert made.checkpoints == kept * 3 * made.model and made.model > 4 * 32_000 * 8
 
 
 def test_flags_have_ranges():

@@ -240,6 +240,6 @@ def require_disk(folder: Path, checkpoint_bytes: int) -> None:
     if free < checkpoint_bytes:
         raise InputError(
             f"{folder}: {free / 1e9:.1f} GB are free, and one checkpoint takes"
-            f" {checkpoint_bytes / 1e9:.1f} GB (12 bytes per parameter).\n"
+            f" {checkpoint_bytes / 1e9:.1f} GB (weights and optimizer).\n"
             "Free some space, or choose another disk with --output_dir."
         )

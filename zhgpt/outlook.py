@@ -128,8 +128,8 @@ def _figures(
         "price_per_hour": price,
         "cards": [_card(pins, config, steps, card) for card in cards.CARDS],
         "memory": _memory(pins, config, steps, known, probed),
-        "disk": _disk(pins, steps, known, tokens, saves, output_dir),
-        "preemption": _preemption(pins, known, probed, kill_hours),
+        "disk": _disk(pins, config, steps, tokens, saves, output_dir),
+        "preemption": _preemption(pins, config, known, probed, kill_hours),
     }
 
 
@@ -233,11 +233,16 @@ def _memory(
 
 
 def _disk(
-    pins: ClmRecipe, steps: plan.Plan, known: Facts, tokens: int, saves: float, output_dir: Path
+    pins: ClmRecipe,
+    config: GPT2Config,
+    steps: plan.Plan,
+    tokens: int,
+    saves: float,
+    output_dir: Path,
 ) -> dict[str, Any]:
     logs = steps.max_steps / interval(pins, "logging_steps", steps.max_steps)
     lines = logs + _evaluations(pins, steps.max_steps)
-    made = storage.estimate(pins, steps.parameters, tokens, steps.vocab_size, saves, lines)
+    made = storage.estimate(pins, config, tokens, saves, lines)
     return asdict(made) | {
         "run": made.run,
         "free": disk.free(output_dir) + _saved(output_dir),
@@ -251,14 +256,18 @@ def _saved(folder: Path) -> int:
 
 
 def _preemption(
-    pins: ClmRecipe, known: Facts, probed: Probe | str, asked_hours: float | None
+    pins: ClmRecipe,
+    config: GPT2Config,
+    known: Facts,
+    probed: Probe | str,
+    asked_hours: float | None,
 ) -> dict[str, Any]:
     kill_hours = asked_hours or kills.ASSUMED_HOURS
     made = {"kills_every_hours": kill_hours, "assumed": asked_hours is None}
     if isinstance(probed, str) or not known.hours:
         return made
     stall = probed.save_seconds
-    writing = 12 * known.parameters / probed.written_bytes_per_second
+    writing = plan.checkpoint_bytes(pins, config) / probed.written_bytes_per_second
     minutes = {
         "own": rules_machine.save_minutes(pins, known),
         "best": kills.best_minutes(stall, writing, kill_hours),

@@ -78,9 +78,14 @@ def matrix_parameters(config: Any) -> int:
     return config.n_layer * (4 * width * width + 2 * width * inner)
 
 
-def checkpoint_bytes(config: Any) -> int:
-    """The weights and AdamW's two moments, each in 32 bits; with Muon less."""
-    return 12 * count_parameters(config)
+def spared_by_muon(pins: Any, config: Any) -> int:
+    """Bytes: Muon keeps one moment of a matrix where AdamW keeps two."""
+    return 4 * matrix_parameters(config) if pins.muon.matrix_learning_rate is not None else 0
+
+
+def checkpoint_bytes(pins: Any, config: Any) -> int:
+    """The weights and the optimizer's moments, two as a rule, each in 32 bits."""
+    return 12 * count_parameters(config) - spared_by_muon(pins, config)
 
 
 def flops_per_token(parameters: int, config: Any) -> int:

@@ -150,7 +150,7 @@ RULES: tuple[Rule, ...] = (
         "full-disk",
         "training_arguments.save_total_limit",
         "checkpoints and model take more than is free: warn (only with --plan)",
-        "zhgpt/storage.py: 12 bytes per parameter; without save_total_limit all are kept",
+        "zhgpt/plan.py: 12 bytes per parameter, fewer with Muon; all are kept without a limit",
         _full_disk,
     ),
     Rule(

@@ -7,7 +7,7 @@ counts them. torch_compile fuses some of them away, so a compiled step takes les
 from dataclasses import dataclass
 from typing import Any
 
-from zhgpt.plan import count_parameters, matrix_parameters
+from zhgpt.plan import count_parameters, spared_by_muon
 
 # Python, torch and its kernels on a CPU; on a GPU the context and what the allocator leaves unused.
 PROCESS_BYTES = {False: 0.5e9, True: 1.0e9}
@@ -84,10 +84,8 @@ def estimate(pins: Any, config: Any, micro_batch: int, processes: int, gpu: bool
 
 
 def _optimizer_bytes(pins: Any, config: Any, size: int) -> int:
-    """Muon keeps one moment of a matrix where AdamW keeps two."""
     kind = pins.training_arguments.get("optim", "adamw_torch_fused")
-    spared = 4 * matrix_parameters(config) if pins.muon.matrix_learning_rate is not None else 0
-    return _OPTIMIZER_BYTES.get(kind, 8) * size - spared
+    return _OPTIMIZER_BYTES.get(kind, 8) * size - spared_by_muon(pins, config)
 
 
 def _layer_bytes(config: Any, half: bool, gpu: bool) -> float:
