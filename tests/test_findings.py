@@ -12,6 +12,7 @@ from zhgpt.errors import InputError
 def line(bits, recipe="baseline", tokens=1000, **overrides):
     return {
         "plan": {"tokens": tokens},
+        "train_bytes": 5000,
         "recipe_file": f"recipes/proxy/{recipe}.json",
         "overrides": {f"training_arguments.{key}": value for key, value in overrides.items()},
         "metrics": {"eval_bits_per_byte": bits},
@@ -62,6 +63,13 @@ def test_runs_of_as_many_tokens_can_be_asked_for():
     assert [row[1] for row in table("baseline: max_steps, tokens=1000")[1]] == ["·"]
 
 
+def test_another_text_is_asked_for_by_its_bytes():
+    lines = [*LINES, line(9.0) | {"train_bytes": 50}]
+    assert [row[1] for row in table("baseline:", lines)[1]] == ["2.5500"]
+    _, rows = table("baseline: train_bytes", lines)
+    assert [row[1:3] for row in rows] == [["·", "2.5500"], ["50", "9.0000"]]
+
+
 def test_recipes_stand_in_the_order_in_which_they_are_named():
     _, rows = table("other, baseline:")
     assert [row[0] for row in rows] == ["other", "baseline"]
@@ -77,7 +85,7 @@ def test_a_table_without_runs_is_refused():
 def test_the_command_writes_the_page_beside_its_results(tmp_path):
     page, results = tmp_path / "README.md", tmp_path / "results.jsonl"
     page.write_text("<!-- runs of baseline: -->\n<!-- end of runs -->\n", encoding="utf-8")
-    full = LINES[0] | {"name": "a", "finished": "2026", "train_bytes": 1, "commit": "abcdefgh"}
+    full = LINES[0] | {"name": "a", "finished": "2026", "commit": "abcdefgh"}
     full |= {"plan": {"parameters": 1, "tokens": 1}, "machine": {"device": "CPU"}}
     figures = dict(eval_loss=1.0, eval_perplexity=1.0, train_runtime=1.0, eval_bits_per_byte=2.5)
     results.write_text(json.dumps(full | {"metrics": figures}) + "\n")

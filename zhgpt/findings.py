@@ -7,7 +7,8 @@ Written anew from the results.jsonl that lies beside the page. A table stands be
 
 and has a row for every set of runs of that recipe whose overrides are of the keys named, or none;
 `key=value` asks for that value, `key=!` for any, `key=*` hides what there is; `tokens=N` asks for
-runs of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row.
+runs of so many tokens; `*` is any recipe. Runs that differ in their seeds alone are one row. A run
+on another text than most of them is in a table that names the key `train_bytes`.
 With `growth of` in the place of `runs of` a law of growth is fitted to the same choice of runs.
 """
 
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, mode
 from typing import Any
 
 from zhgpt import disk, growth_table, record
@@ -62,6 +63,7 @@ class _Mark:
 
 def page(text: str, lines: Sequence[Line]) -> str:
     """`text` with each of its tables written anew; InputError for one that no run belongs to."""
+    lines = _with_other_texts(lines)
     return _TABLE.sub(lambda found: f"{found[1]}{_table(_Mark.of(found), lines)}\n{found[5]}", text)
 
 
@@ -69,8 +71,19 @@ def growing(text: str, lines: Sequence[Line]) -> list[Line]:
     """The runs of the page's law of growth; InputError where it has none."""
     for mark in map(_Mark.of, _TABLE.finditer(text)):
         if mark.kind == "growth":
-            return mark.chosen(lines)
+            return mark.chosen(_with_other_texts(lines))
     raise InputError("no law of growth stands in the page: <!-- growth of RECIPE: KEYS -->")
+
+
+def _with_other_texts(lines: Sequence[Line]) -> list[Line]:
+    """The bytes of a text that is not the one of most runs as an override: paths say nothing."""
+    usual = mode(line["train_bytes"] for line in lines)
+    return [
+        line
+        if line["train_bytes"] == usual
+        else {**line, "overrides": {**line["overrides"], "train_bytes": line["train_bytes"]}}
+        for line in lines
+    ]
 
 
 def _table(mark: _Mark, lines: Sequence[Line]) -> str:

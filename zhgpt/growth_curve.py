@@ -23,7 +23,7 @@ FAR = 1e19  # operations: 300M parameters and 6 billion tokens take 1.1e19
 
 def draw(points: Sequence[Point], bytes_per_token: float, path: Path) -> None:
     """Bits per byte against operations: runs, the law at each size, and its best use of compute."""
-    law = growth.fit(points)
+    law = growth.fit(points, growth.FORMS[0])
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for place, (parameters, runs) in enumerate(groupby(points, key=lambda point: point.parameters)):

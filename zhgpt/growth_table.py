@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ from zhgpt.growth import Fit, Point, Range
 # What is asked of the law: the two sizes of the recipes, with texts of so many bytes read once.
 PARAMETERS = (124e6, 300e6)
 TEXTS = (1e9, 3e9, 10e9)
+LEAST_STEPS = 512  # shorter runs end before there is a law: 128 steps are up to 4 % off
 _RATES = ("training_arguments.learning_rate", "muon.matrix_learning_rate")
 _FORETOLD = 4  # one run in so many, those of the most compute
 
@@ -22,8 +24,9 @@ def points(lines: Iterable[Line]) -> list[Point]:
     """Of each size and length the rates that came out best, the mean of their seeds."""
     tried: dict[tuple, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        rates = tuple(line["overrides"].get(key) for key in _RATES)
-        tried[_place(line)][rates].append(line["metrics"]["eval_bits_per_byte"])
+        if line["plan"]["max_steps"] >= LEAST_STEPS:
+            rates = tuple(line["overrides"].get(key) for key in _RATES)
+            tried[_place(line)][rates].append(line["metrics"]["eval_bits_per_byte"])
     return [
         Point(*place, min(map(fmean, of_rates.values())))
         for place, of_rates in sorted(tried.items())
@@ -37,58 +40,59 @@ def _place(line: Line) -> tuple[float, float]:
 
 
 def tables(found: Sequence[Point]) -> str:
-    """InputError for fewer runs than a fit takes."""
-    law = growth.fit(found)
-    parts = [_runs(found, law), _law(law, len(found)), _foretold(found), _expected(law)]
+    """Both forms of the law beside each other; InputError for fewer runs than a fit takes."""
+    ranked = sorted(found, key=lambda point: point.parameters * point.bytes)
+    known = ranked[: -(len(ranked) // _FORETOLD)]
+    laws = [growth.fit(found, form) for form in growth.FORMS]
+    earlier = [growth.fit(known, form) for form in growth.FORMS]
+    heads = [f"{form} unknown" for form in growth.FORMS]
+    parts = [
+        f"{len(found)} runs:",
+        _runs(found, laws, heads),
+        "The laws, with ranges of 95 %:",
+        _laws(laws, heads),
+        f"The {len(ranked) - len(known)} runs of the most compute, foretold from all others:",
+        _runs(ranked[len(known) :], earlier, heads),
+        "Carried on to the sizes of the recipes:",
+        _expected(laws, heads),
+    ]
     return "\n\n".join(parts)
 
 
-def _runs(found: Sequence[Point], law: Fit) -> str:
-    rows = [("parameters", "MB of text", "bits/byte", "the law's")]
+def _runs(found: Sequence[Point], laws: Sequence[Fit], heads: Sequence[str]) -> str:
+    rows = [("parameters", "MB of text", "bits/byte", *heads)]
     for point in found:
-        said = law.bits(*point[:2])
-        rows.append((*_shown(point), f"{point.bits:.4f}", f"{said.best:.4f}"))
+        said = [_ranged(law.bits(*point[:2]), 3) for law in laws]
+        size, text = _millions(point.parameters), f"{point.bytes / 1e6:.2f}"
+        rows.append((size, text, f"{point.bits:.4f}", *said))
     return _table(rows)
 
 
-def _law(law: Fit, runs: int) -> str:
-    rows = [("bits = floor + a N^-alpha + b D^-beta", "best", "95 %")]
-    rows += [(name, f"{one.best:.3f}", _between(one, 3)) for name, one in law.exponents().items()]
-    missed = f"{runs} runs; the law misses them by {law.error:.2%} (root mean square)."
-    return f"{_table(rows)}\n\n{missed}"
+def _laws(laws: Sequence[Fit], heads: Sequence[str]) -> str:
+    rows = [("", *heads)]
+    rows += [
+        (name, *(_ranged(law.unknowns()[name], 3) for law in laws)) for name in laws[0].unknowns()
+    ]
+    return _table([*rows, ("missed by, root mean square", *(f"{law.error:.2%}" for law in laws))])
 
 
-def _foretold(found: Sequence[Point]) -> str:
-    """What a fit to the other runs says of those that took the most compute."""
-    ranked = sorted(found, key=lambda point: point.parameters * point.bytes)
-    known = ranked[: -(len(ranked) // _FORETOLD)]
-    law = growth.fit(known)
-    rows = [("parameters", "MB of text", "bits/byte", "foretold", "95 %")]
-    for point in ranked[len(known) :]:
-        said = law.bits(*point[:2])
-        rows.append((*_shown(point), f"{point.bits:.4f}", f"{said.best:.4f}", _between(said, 4)))
-    return f"Foretold from the {len(known)} runs of less compute:\n\n{_table(rows)}"
-
-
-def _expected(law: Fit) -> str:
-    rows = [("parameters", *(f"{text / 1e9:.0f} GB of text" for text in TEXTS))]
-    for parameters in PARAMETERS:
-        said = [law.bits(parameters, text) for text in TEXTS]
-        cells = (f"{one.best:.2f} ({_between(one, 2)})" for one in said)
-        rows.append((_millions(parameters), *cells))
-    return f"Carried on to the sizes of the recipes:\n\n{_table(rows)}"
+def _expected(laws: Sequence[Fit], heads: Sequence[str]) -> str:
+    rows = [("parameters", "GB of text", *heads)]
+    for parameters, text in product(PARAMETERS, TEXTS):
+        said = [_ranged(law.bits(parameters, text), 2) for law in laws]
+        rows.append((_millions(parameters), f"{text / 1e9:.0f}", *said))
+    return _table(rows)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     return markdown([rows[0], ["--:" for _ in rows[0]], *rows[1:]])
 
 
-def _between(one: Range, digits: int) -> str:
-    return f"{one.low:.{digits}f}–{one.high:.{digits}f}"
-
-
-def _shown(point: Point) -> tuple[str, str]:
-    return _millions(point.parameters), f"{point.bytes / 1e6:.2f}"
+def _ranged(one: Range, digits: int) -> str:
+    """What is given and not found has no range."""
+    if one.low == one.high:
+        return f"{one.best:g}"
+    return f"{one.best:.{digits}f} ({one.low:.{digits}f}–{one.high:.{digits}f})"
 
 
 def _millions(parameters: float) -> str:
