@@ -106,6 +106,12 @@ def outcome(folder: Path) -> dict:
     }
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_workers(monkeypatch):
+    """Those of a run that was killed are waited for when its garbage is collected, 5 s each."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
 @pytest.fixture(scope="module")
 def twins():
     return {}

@@ -119,6 +119,16 @@ def test_data_workers_do_not_take_the_step_with_them(start, tmp_path):
     assert len(checkpoints(tmp_path)) == 1
 
 
+def test_a_process_ends_though_its_workers_wait_for_more():
+    """Persistent data workers are there until the end, and deaf to what multiprocessing sends."""
+    program = (
+        "import multiprocessing, time; from zhgpt import leaving; leaving.listen()\n"
+        "multiprocessing.Process(target=time.sleep, args=(600,), daemon=True).start()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
+    assert ended.returncode == 0
+
+
 def test_a_second_signal_is_heard_and_a_third_ends_at_once(start, tmp_path):
     def slow_step():
         step = Trainer.training_step

@@ -4,7 +4,9 @@ Every way out ends with exit code 75. Signals are heard by a thread, so that the
 the main thread is inside a library's long call too: an import, a compilation, a wait for a peer.
 """
 
+import atexit
 import multiprocessing
+import multiprocessing.util
 import os
 import select
 import signal
@@ -53,6 +55,7 @@ def listen() -> None:
             signal.signal(number, _nothing)
     _state.listening = True
     os.register_at_fork(after_in_child=_be_deaf)
+    atexit.register(_end_workers)  # before multiprocessing's own act, which was registered earlier
     threading.Thread(target=_hear, args=(ours,), name="signals", daemon=True).start()
 
 
@@ -64,7 +67,7 @@ def _be_deaf() -> None:
     """A forked child (a data worker) is ended by its parent, not by a signal to the whole group.
 
     SIGTERM is blocked rather than ignored: torch gives its workers a handler of their own, and one
-    that died would take the parent's step with it. They end with the parent by themselves.
+    that died would take the parent's step with it.
     """
     if not _state.listening:
         return
@@ -73,6 +76,13 @@ def _be_deaf() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """multiprocessing would end them with the signal that they are deaf to, and wait for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _hear(pipe: int) -> None:
