@@ -381,12 +381,6 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def figures(folder: Path, *keys: str) -> list[float]:
-    """Of all log lines of a run, in their order."""
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [line[key] for line in history for key in keys if key in line]
-
-
 # For write_recipe: no dropout, whose masks differ with the number of processes.
 STILL = {f"model__{key}": 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 

@@ -36,10 +36,10 @@ def corpus_dir() -> Path:
     return CORPUS
 
 
-def history(folder: Path, key: str) -> list[float]:
-    """A figure of a run's log lines, in their order."""
+def history(folder: Path, *keys: str) -> list[float]:
+    """Figures of a run's log lines, in their order."""
     state = json.loads((folder / "trainer_state.json").read_text())
-    return [entry[key] for entry in state["log_history"] if key in entry]
+    return [entry[key] for entry in state["log_history"] for key in keys if key in entry]
 
 
 PLACES = "村口 河边 山脚 桥头 打谷场 磨坊 老井旁 竹林里".split()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import attempts
 import pytest
-from attempts import STILL, Run, figures
-from conftest import ROOT
+from attempts import STILL, Run
+from conftest import ROOT, history
 
 SECONDS = 900  # imports of four processes on two cores that may have other work as well
 SMALL = {"training_arguments__per_device_train_batch_size": 2}
@@ -89,7 +89,7 @@ def test_a_killed_node_is_done_without_and_comes_back(tmp_path, nodes, monkeypat
     for node in (nodes[0], nodes[2]):
         assert node.process.wait(SECONDS) == 0, node.log.read_text()
 
-    found, expected = (figures(one, "loss", "eval_loss") for one in (folder, alone.folder))
+    found, expected = (history(one, "loss", "eval_loss") for one in (folder, alone.folder))
     assert found == pytest.approx(expected, abs=1e-5)
     segments = json.loads((folder / "run.json").read_text())["segments"]
     assert [one["machine"]["processes"] for one in segments][-3:] == [2, 1, 2]

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import attempts
 import pytest
-from attempts import STILL, Run, figures
+from attempts import STILL, Run
+from conftest import history
 from forked import Run as Forked
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -97,7 +98,7 @@ def whole(patient, tmp_path) -> tuple[Path, list[float]]:
     recipe = attempts.write_recipe(tmp_path, **STILL, **changes)
     run = Run(recipe, tmp_path / "whole", words=["--max_steps=16"])
     assert run.attempt(fresh=True).code == 0
-    return recipe, figures(run.folder, "loss", "eval_loss")
+    return recipe, history(run.folder, "loss", "eval_loss")
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_processes_may_be_more_or_fewer_at_each_start(whole, tmp_path):
         end = run.attempt(fresh=True)
         assert end.code == 0, end.output
         assert steps == 4 or f"continues from checkpoint-{steps - 4}" in end.output
-    found = figures(run.folder, "loss", "eval_loss")
+    found = history(run.folder, "loss", "eval_loss")
     assert found == pytest.approx(expected, abs=1e-5) and len(found) == 16 + 4
 
 

@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, history
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import run_clm
@@ -55,11 +55,6 @@ def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
     return {
         str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files
     }
-
-
-def losses(folder: Path) -> list[float]:
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return [e[k] for e in state["log_history"] for k in ("loss", "eval_loss") if k in e]
 
 
 @pytest.fixture
@@ -159,7 +154,7 @@ def test_interrupted_and_killed_runs_continue_to_the_uninterrupted_result(tiny_r
     assert code == 0, err
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (broken / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
-    assert losses(broken)[-1] == losses(whole)[-1]
+    assert history(broken, "loss", "eval_loss")[-1] == history(whole, "loss", "eval_loss")[-1]
     record = json.loads((broken / "run.json").read_text())
     assert [s["reason"] for s in record["segments"]] == [
         "SIGTERM",
@@ -170,14 +165,14 @@ def test_interrupted_and_killed_runs_continue_to_the_uninterrupted_result(tiny_r
 
 def test_another_micro_batch_continues_with_the_same_data(finished, tiny_recipe):
     """The machine may change between two starts: the curve stays, up to rounding."""
-    before = losses(finished)
+    before = history(finished, "loss", "eval_loss")
     shutil.rmtree(finished / "checkpoint-6")
     (finished / "run.json").write_text(
         (finished / "run.json").read_text().replace('"status": "finished"', '"status": "running"')
     )
     path = tiny_recipe(training_arguments__per_device_train_batch_size=2)
     assert run_clm.run([str(path), "--output_dir", str(finished)]) == 0
-    assert losses(finished) == pytest.approx(before, abs=1e-5)
+    assert history(finished, "loss", "eval_loss") == pytest.approx(before, abs=1e-5)
     assert json.loads((finished / "run.json").read_text())["segments"][1]["from_step"] == 3
 
 

@@ -8,7 +8,8 @@ import attempts
 import pytest
 import safetensors.torch
 import torch
-from attempts import STILL, Blow, Moment, Run, figures
+from attempts import STILL, Blow, Moment, Run
+from conftest import history
 from transformers import GPT2Config
 
 import run_clm
@@ -45,7 +46,7 @@ def test_curve_samples_and_files_are_those_of_one_process(tmp_path):
     pins = attempts.write_recipe(tmp_path, **STILL, **SMALL)
     alone = finish(run(pins, tmp_path / "alone", 1))
     shared = finish(run(pins, tmp_path / "shared", 2))
-    assert figures(shared, *FIGURES) == pytest.approx(figures(alone, *FIGURES), abs=1e-5)
+    assert history(shared, *FIGURES) == pytest.approx(history(alone, *FIGURES), abs=1e-5)
     assert (shared / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
     here, there = (moments(folder / "checkpoint-12") for folder in (shared, alone))
     assert here["param_groups"] == there["param_groups"]
@@ -93,8 +94,8 @@ def test_a_checkpoint_is_continued_by_more_and_by_fewer(tmp_path):
         end = one.attempt(fresh=True)
         assert end.code == 0, end.output
     keys = ("loss", "eval_loss")
-    assert figures(changed, *keys) == pytest.approx(figures(alone, *keys), abs=1e-5)
-    assert len(figures(changed, *keys)) == 20 + 5
+    assert history(changed, *keys) == pytest.approx(history(alone, *keys), abs=1e-5)
+    assert len(history(changed, *keys)) == 20 + 5
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_what_it_works_with(tmp_path, words, within):
     for processes in (1, 2):
         folders.append(finish(run(pins, tmp_path / str(processes), processes, *words)))
     alone, shared = folders
-    assert figures(shared, *FIGURES) == pytest.approx(figures(alone, *FIGURES), abs=within)
+    assert history(shared, *FIGURES) == pytest.approx(history(alone, *FIGURES), abs=within)
     assert (shared / "samples.jsonl").read_text() == (alone / "samples.jsonl").read_text()
     final, theirs = (safetensors.torch.load_file(f / "model.safetensors") for f in folders)
     torch.testing.assert_close(final, theirs, atol=within, rtol=0)
