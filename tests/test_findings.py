@@ -80,6 +80,8 @@ def test_recipes_stand_in_the_order_in_which_they_are_named():
 def test_a_table_without_runs_is_refused():
     with pytest.raises(InputError, match="no run for the table"):
         table("baseline: n_layer=3")
+    with pytest.raises(InputError, match="no run for the table"):
+        table("baseline:", [])
 
 
 def test_the_command_writes_the_page_beside_its_results(tmp_path):

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, mode
+from statistics import mean, multimode
 from typing import Any
 
 from zhgpt import disk, growth_table, record
@@ -77,10 +77,10 @@ def growing(text: str, lines: Sequence[Line]) -> list[Line]:
 
 def _with_other_texts(lines: Sequence[Line]) -> list[Line]:
     """The bytes of a text that is not the one of most runs as an override: paths say nothing."""
-    usual = mode(line["train_bytes"] for line in lines)
+    usual = multimode(line["train_bytes"] for line in lines)[:1]  # of no lines none
     return [
         line
-        if line["train_bytes"] == usual
+        if line["train_bytes"] in usual
         else {**line, "overrides": {**line["overrides"], "train_bytes": line["train_bytes"]}}
         for line in lines
     ]
